@@ -30,6 +30,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 UNSEEN, KEPT, DROPPED, QUARANTINED = 0, 1, 2, 3
@@ -66,6 +67,14 @@ class Batch:
             self._memo[key] = make()
         return self._memo[key]
 
+    def put(self, columns: Mapping[str, pa.Array]) -> None:
+        """Add or replace columns (the engine's side: stages never change a batch)."""
+        self._columns.update(columns)
+
+    def reset_memo(self) -> None:
+        """Forget shared results, when the text has changed."""
+        self._memo.clear()
+
     def take(self, rows: np.ndarray) -> Batch:
         """The batch of the given row numbers (int64), in that order."""
         index = pa.array(rows, pa.int64())
@@ -89,6 +98,8 @@ class Out:
 
 
 _RULE = re.compile(r"^\s*([A-Za-z_][\w.-]*)\s*(>=|<=|==|!=|>|<|not in|in)\s*(.+?)\s*$")
+_COMPARE = {">=": pc.greater_equal, "<=": pc.less_equal, ">": pc.greater, "<": pc.less, "==": pc.equal,
+            "!=": pc.not_equal}  # fmt: skip
 _SIDE = {">=": "_min", ">": "_min", "<=": "_max", "<": "_max"}
 
 
@@ -126,6 +137,20 @@ class Rule:
             if op in _SIDE and isinstance(value, str):
                 raise ValueError(f"expected a number after `{op}`, found {raw!r}")
         return cls(column, op, value, name or column + _SIDE.get(op, ""))
+
+    def holds(self, array: pa.Array) -> np.ndarray:
+        """bool array: does each value satisfy the rule? A null or NaN (not scored, not applicable) passes."""
+        if isinstance(self.value, tuple):
+            kind = array.type if not pa.types.is_dictionary(array.type) else array.type.value_type
+            found = pc.is_in(array, value_set=pa.array(list(self.value)).cast(kind))
+            verdict = found if self.op == "in" else pc.invert(found)
+        else:
+            numeric = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+            value = pa.scalar(self.value, pa.float64()) if numeric else pa.scalar(str(self.value))
+            verdict = _COMPARE[self.op](array.cast(pa.float64()) if numeric else array, value)
+            if numeric:
+                verdict = pc.or_kleene(verdict, pc.is_nan(array.cast(pa.float64())))
+        return np.asarray(pc.fill_null(pc.or_kleene(verdict, pc.is_null(array)), True), dtype=bool)
 
 
 class Tools(Protocol):

@@ -1,0 +1,45 @@
+"""Errors that a person reads: where, what was expected, what was found, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class TamisError(Exception):
+    """An error with a message for the person at the terminal; printed without a traceback."""
+
+
+class ConservationError(TamisError):
+    """A stage or shard whose documents in differ from kept + dropped + quarantined."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a manifest. `line` is 1-based, 0 when the value came from the command line."""
+
+    field: str
+    expected: str
+    found: str
+    line: int = 0
+    hint: str = ""
+
+    def render(self, file: str) -> str:
+        where = f"{file}:{self.line}" if self.line else file
+        text = f"{where}: {self.field}: expected {self.expected}, found {self.found}"
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class ManifestError(TamisError):
+    """Every problem of one manifest, found before any work starts."""
+
+    def __init__(self, file: str, problems: list[Problem]) -> None:
+        self.file, self.problems = file, problems
+        super().__init__("\n".join(problem.render(file) for problem in problems))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'langid'?`, or an empty string when nothing known is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,140 @@
+"""Where bytes live: sources on any file system, and the two ways in which a run directory is written.
+
+Sources are read through `pyarrow.fs` (local paths, `s3://`, `gs://`), and through fsspec for `hf://` and
+`https://`. A run directory is a local folder; everything in it is written by `publish` (write under a unique
+name, fsync, rename) or named by a file that was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlparse
+
+import pyarrow.fs as pafs
+
+from pipeline.errors import TamisError
+
+FSSPEC_SCHEMES = {"hf", "http", "https"}
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source. `key` is its path below the fixed part of the pattern: stable when the folder moves."""
+
+    uri: str
+    key: str
+    size: int
+    version: str  # changes when the content may have: modification time, or the size alone where there is none
+
+
+def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system and the path in it. Raises TamisError when the scheme or its library is not available."""
+    scheme = urlparse(uri).scheme if "://" in uri else ""
+    try:
+        if scheme in FSSPEC_SCHEMES:
+            import fsspec
+
+            filesystem, path = fsspec.core.url_to_fs(uri)
+            return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+        if scheme:
+            return pafs.FileSystem.from_uri(uri)
+    except Exception as error:
+        raise TamisError(f"{uri}: expected a readable location, found: {_first_line(error)}") from None
+    return pafs.LocalFileSystem(), os.path.abspath(uri)
+
+
+def list_files(pattern: str) -> list[SourceFile]:
+    """Files that match a path or a glob (`*`, `?`, `[..]`, `**`), sorted by key. Empty when nothing matches.
+
+    Raises TamisError when the location cannot be read.
+    """
+    filesystem, path = open_filesystem(pattern)
+    parts = PurePosixPath(path).parts
+    fixed = next((i for i, part in enumerate(parts) if any(c in part for c in "*?[")), len(parts) - 1)
+    root = str(PurePosixPath(*parts[:fixed])) if fixed else ""
+    try:
+        if fixed == len(parts) - 1 and not any(c in parts[-1] for c in "*?["):
+            infos = [filesystem.get_file_info(path)]
+            if infos[0].type == pafs.FileType.Directory:
+                return list_files(pattern.rstrip("/") + "/*")
+        else:
+            infos = filesystem.get_file_info(pafs.FileSelector(root, recursive="**" in path, allow_not_found=True))
+            deep = len(parts) - fixed > 1 and "**" not in path
+            if deep:
+                infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
+            infos = [info for info in infos if _matches(info.path, path)]
+    except OSError as error:
+        raise TamisError(f"{pattern}: expected a readable location, found: {_first_line(error)}") from None
+    prefix = pattern[: len(pattern) - len(path)] if pattern.endswith(path) and "://" in pattern else ""
+    if "://" in pattern and not prefix:
+        prefix = pattern.split("://", 1)[0] + "://"
+    files = [
+        SourceFile(
+            uri=prefix + info.path,
+            key=str(PurePosixPath(info.path).relative_to(root)) if root else info.path,
+            size=info.size or 0,
+            version=f"{info.size}-{info.mtime_ns or 0}",
+        )
+        for info in infos
+        if info.type == pafs.FileType.File
+    ]
+    return sorted(files, key=lambda file: file.key)
+
+
+def _matches(path: str, pattern: str) -> bool:
+    import fnmatch
+    import re
+
+    regex = "".join(
+        ".*" if token == "**" else "[^/]*" if token == "*" else fnmatch.translate(token)[4:-3] if token else ""
+        for token in re.split(r"(\*\*|\*)", pattern)
+    )
+    return re.fullmatch(regex, path, re.S) is not None
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` either holds all of it or what it held before, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish_json(path: Path, data: Any) -> None:
+    publish(path, (json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def digest(data: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of `data`."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

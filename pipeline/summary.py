@@ -1,0 +1,115 @@
+"""`summary.json` and `stage.json`: what happened, in numbers, and the checks that nothing was lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from pipeline.commit import Store
+from pipeline.errors import ConservationError
+from pipeline.plan import INGEST, Node, Plan
+from pipeline.storage import publish_json
+
+FATES = ("in", "kept", "dropped", "quarantined")
+
+
+def stage_summary(store: Store, plan: Plan, node: Node, ran: set[str]) -> dict[str, Any] | None:
+    """Totals of a node over its commit records; None while some are missing."""
+    keys = ["artifact"] if node.kind == "artifact" else [piece.key for piece in plan.slices]
+    records = [store.commit(node, key) for key in keys]
+    if not all(records):
+        return None
+    found: list[dict[str, Any]] = [record for record in records if record]
+    reasons: dict[str, int] = {}
+    totals = {unit: dict.fromkeys(FATES, 0) for unit in ("documents", "bytes")}
+    for record in found:
+        counts = record.get("counts", {"documents": {}, "bytes": {}, "reasons": {}})
+        for unit in totals:
+            for fate in FATES:
+                totals[unit][fate] += counts[unit].get(fate, 0)
+        for reason, count in counts["reasons"].items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    return {
+        "name": node.name,
+        "type": node.type,
+        "kind": node.kind,
+        "fingerprint": node.fingerprint,
+        **totals["documents"],
+        **{f"bytes_{fate}": totals["bytes"][fate] for fate in FATES},
+        "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "wall_seconds": round(sum(record["wall_seconds"] for record in found), 3),
+        "cpu_seconds": round(sum(record["cpu_seconds"] for record in found), 3),
+        "peak_rss_bytes": max((record["peak_rss_bytes"] for record in found), default=0),
+        "stored_bytes": sum(file["bytes"] for record in found for file in record["files"]),
+        "cached": node.name not in ran,
+        "metrics": found[0].get("metrics", {}) if node.kind == "artifact" else {},
+    }
+
+
+def write_stage_files(run_dir: Path, plan: Plan, ran: set[str]) -> list[dict[str, Any]]:
+    """`stage.json` beside each complete node; returns them in graph order."""
+    store = Store(run_dir)
+    stages = [stage_summary(store, plan, node, ran) for node in plan.nodes]
+    found = [stage for stage in stages if stage]
+    for stage in found:
+        body = {key: value for key, value in stage.items() if key != "cached"}
+        publish_json(store.folder(plan.by_name[stage["name"]]) / "stage.json", body)
+    return found
+
+
+def check_conservation(run_dir: Path, plan: Plan, stages: list[dict[str, Any]]) -> dict[str, int]:
+    """Totals of the ledger, compared with what every stage committed. Raises ConservationError."""
+    with duckdb.connect() as db:
+        rows = db.execute(
+            "select verdict, stage, count(*) from read_parquet(?) group by all", [str(run_dir / "ledger" / "*.parquet")]
+        ).fetchall()
+        doubled = db.execute(
+            "select count(*) - count(distinct doc_id) from read_parquet(?)", [str(run_dir / "ledger" / "*.parquet")]
+        ).fetchone()
+    totals = {"in": sum(row[2] for row in rows), **dict.fromkeys(FATES[1:], 0)}
+    by_stage: dict[tuple[str, str], int] = {}
+    for verdict, stage, count in rows:
+        totals[verdict] += count
+        by_stage[stage, verdict] = count
+    ingested = next(stage["in"] for stage in stages if stage["name"] == INGEST)
+    if ingested != totals["in"] or (doubled and doubled[0]):
+        twice = doubled[0] if doubled else 0
+        found = f"{totals['in']} rows, {twice} ids twice"
+        raise ConservationError(f"ledger: expected one row for each of {ingested} records, found {found}")
+    for stage in stages:
+        node = plan.by_name[stage["name"]]
+        if node.gate and node.kind in ("ingest", "doc", "global"):
+            drops = by_stage.get((node.name, "dropped"), 0)
+            if drops != stage["dropped"]:
+                raise ConservationError(f"ledger: expected {stage['dropped']} drops by {node.name}, found {drops}")
+    return totals
+
+
+def warnings(plan: Plan, stages: list[dict[str, Any]]) -> list[str]:
+    """Rules that fired on no document, or on more than half of those they saw."""
+    found = []
+    for stage in stages:
+        node = plan.by_name[stage["name"]]
+        if node.type == "select" and stage["in"]:
+            names = [rule["name"] for rule in node.params["rules"]]
+            silent = [name for name in names if name not in stage["reasons"]]
+            if silent:
+                found.append(
+                    f"{node.name}: {len(silent)} of {len(names)} rules dropped no document: {', '.join(silent)}"
+                )
+        for reason, count in stage["reasons"].items():
+            if count * 2 > stage["in"]:
+                found.append(f"{node.name}: {reason} dropped {count / stage['in']:.0%} of the documents it saw")
+    return found
+
+
+def write(run_dir: Path, summary: dict[str, Any]) -> None:
+    publish_json(run_dir / "summary.json", summary)
+
+
+def read(run_dir: Path) -> dict[str, Any] | None:
+    path = run_dir / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else None

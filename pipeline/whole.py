@@ -1,0 +1,153 @@
+"""Nodes that see the whole corpus: global decisions (dedup) and artifacts (models, tokenizers).
+
+Both read committed parts through a `Corpus`; a global decision is cut back into one part for each slice, so that
+its rows line up with everyone else's. Memory: the sketch columns that the stage asks for, of all live documents.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import apply_stage
+from pipeline.chain import part_schema, read_plan, tools_for
+from pipeline.commit import VERDICT_FIELDS, Counts, PartWriter, Store, Timer
+from pipeline.errors import ConservationError, TamisError
+from pipeline.plan import Node, Plan, stage_of
+from pipeline.rows import SliceRows, corpus_batches
+from pipeline.stage import Batch
+from pipeline.storage import file_sha256, fsync_folder
+
+
+class StoredCorpus:
+    """`pipeline.stage.Corpus` over the committed parts of a run, as one node sees them."""
+
+    def __init__(self, store: Store, plan: Plan, node: Node) -> None:
+        self._store, self._plan, self._node = store, plan, node
+        self._counts: list[tuple[int, int, int]] = []  # (slice, row group, live documents)
+        for number, piece in enumerate(plan.slices):
+            rows = SliceRows(store, plan, piece, node.position)
+            for group in range(len(rows)):
+                self._counts.append((number, group, int(rows.fates(group).alive(node).sum())))
+        self.num_docs = sum(count for _, _, count in self._counts)
+
+    def _producer(self, column: str) -> str:
+        for name, producer in self._node.producers.items():
+            if column in (name, name.split(".", 1)[-1]):
+                return producer
+        raise TamisError(f"stage {self._node.name}: expected a column that it reads, found {column!r}")
+
+    def batches(self, *columns: str) -> Iterator[Batch]:
+        return corpus_batches(self._store, self._plan, self._node, {name: self._producer(name) for name in columns})
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        chunks = [batch[name] for batch in self.batches(name)]
+        if not chunks:
+            field = part_schema(self._plan.by_name[self._producer(name)]).field(name.split(".", 1)[-1])
+            return pa.chunked_array([], field.type)
+        return pa.chunked_array(chunks)
+
+    def take(self, name: str, rows: np.ndarray) -> pa.Array:
+        rows = np.asarray(rows, np.int64)
+        if len(rows) and (np.diff(rows) < 0).any():
+            raise TamisError(f"stage {self._node.name}: expected ascending document numbers in take()")
+        pieces: list[pa.Array] = []
+        start, slice_rows, at = 0, None, -1
+        for number, group, count in self._counts:
+            wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + count)] - start
+            start += count
+            if not len(wanted):
+                continue
+            if slice_rows is None or at != number:
+                at, slice_rows = (
+                    number,
+                    SliceRows(self._store, self._plan, self._plan.slices[number], self._node.position),
+                )
+            live = np.flatnonzero(slice_rows.fates(group).alive(self._node))
+            pieces.append(slice_rows.column(group, self._producer(name), name).take(pa.array(live[wanted])))
+        return pa.concat_arrays(pieces) if pieces else self.column(name).slice(0, 0).combine_chunks()
+
+
+def run_global(run_dir: Path, name: str, attempt: int = 0) -> dict[str, Any]:
+    """Decide over the corpus and commit one part for each slice."""
+    plan = read_plan(run_dir)
+    store, node = Store(run_dir), plan.by_name[name]
+    if all(store.commit(node, piece.key) for piece in plan.slices):
+        return {}
+    stage, schema, timer = stage_of(node), part_schema(node), Timer()
+    params, tools = stage.params.model_validate(node.params), tools_for(store, plan, node)
+    with timer:
+        corpus = StoredCorpus(store, plan, node)
+        out = stage.run(corpus, params, tools)
+        own = pa.schema([field for field in schema if field.name not in {f.name for f in VERDICT_FIELDS}])
+        made = apply_stage.checked(stage, node.name, own, corpus.num_docs, out)
+    total: dict[str, Any] = {}
+    start = 0
+    for piece in plan.slices:
+        rows = SliceRows(store, plan, piece, node.position)
+        text_from = node.producers["text"]
+        counts, writer = Counts(), PartWriter(store.folder(node), piece.key, schema)
+        for group in range(len(rows)):
+            alive = rows.fates(group).alive(node)
+            count = int(alive.sum())
+            part = slice(start, start + count)
+            verdict = np.zeros(len(alive), np.uint8)
+            verdict[alive] = made.verdict[part]
+            result: dict[str, Any] = {
+                column: _spread(array.slice(start, count), alive) for column, array in made.columns.items()
+            }
+            for column in ("reason", "score", "threshold", "error"):
+                result[column] = _spread(getattr(made, column).slice(start, count), alive)
+            result |= {"verdict": pa.array(verdict), "raw": pa.nulls(len(alive), pa.binary())}
+            writer.write(pa.RecordBatch.from_pydict({field.name: result[field.name] for field in schema}, schema))
+            sizes = np.asarray(rows.column(group, text_from, "size").fill_null(0))
+            counts.add(verdict, alive, sizes, result["reason"])
+            start += count
+        counts.check(f"stage {node.name}, slice {piece.key}")
+        store.publish(
+            node, piece.key, [writer.close()], {"counts": counts.to_json(), "attempt": attempt, **timer.to_json()}
+        )
+        timer = Timer()  # the decision's seconds are in the first record
+        total[piece.key] = counts.to_json()
+    if start != corpus.num_docs:
+        raise ConservationError(f"stage {node.name}: expected {corpus.num_docs} documents, found {start}")
+    return total
+
+
+def _spread(array: pa.Array, alive: np.ndarray) -> pa.Array:
+    if len(array) == 0:
+        return pa.nulls(len(alive), array.type)
+    return apply_stage.scatter(array, alive)
+
+
+def run_artifact(run_dir: Path, name: str, attempt: int = 0) -> dict[str, Any]:
+    """Make an artifact in a folder of its own and commit it. Returns the stage's numbers."""
+    plan = read_plan(run_dir)
+    store, node = Store(run_dir), plan.by_name[name]
+    if store.commit(node, "artifact"):
+        return {}
+    stage, timer = stage_of(node), Timer()
+    folder = store.folder(node) / f"artifact-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    params, tools = stage.params.model_validate(node.params), tools_for(store, plan, node)
+    with timer:
+        corpus = StoredCorpus(store, plan, node) if node.reads else None
+        metrics = stage.run(corpus, params, folder, tools)
+    files = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+        relative = str(path.relative_to(store.folder(node)))
+        files.append({"path": relative, "bytes": path.stat().st_size, "sha256": file_sha256(path)})
+    if not files:
+        raise TamisError(f"stage {name}: expected files in its artifact folder, found none")
+    fsync_folder(folder)
+    documents = corpus.num_docs if corpus else 0
+    body = {"folder": folder.name, "metrics": metrics or {}, "documents": documents, "attempt": attempt}
+    return store.publish(node, "artifact", files, {**body, **timer.to_json()})["metrics"]

@@ -1,0 +1,94 @@
+"""`tamis why`: one document's fate, every score that it got, and the rule that each score met or failed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.errors import TamisError
+from pipeline.plan import Plan
+
+MAX_ROWS = 20
+
+
+def find(run_dir: Path, document: str) -> list[dict[str, Any]]:
+    """Ledger rows of a document id, or of all records with this URL."""
+    pattern = run_dir / "ledger" / "*.parquet"
+    if not any((run_dir / "ledger").glob("*.parquet")):
+        raise TamisError(f"{run_dir}: expected a ledger of a finished run, found none; run `tamis run` first")
+    with duckdb.connect() as db:
+        rows = db.execute(
+            "select * from read_parquet(?) where doc_id = ? or url = ? order by file, record_offset limit ?",
+            [str(pattern), document, document, MAX_ROWS],
+        ).to_arrow_table()
+        if rows.num_rows == 0:
+            close = db.execute(
+                "select url from read_parquet(?) where url is not null order by levenshtein(url, ?), url limit 3",
+                [str(pattern), document],
+            ).fetchall()
+            hint = ", ".join(row[0] for row in close)
+            raise TamisError(
+                f"{run_dir}: expected a document id or URL of its ledger, found {document!r}; close: {hint}"
+            )
+    return rows.to_pylist()
+
+
+def explain(run_dir: Path, document: str, console: Console) -> None:
+    """Print the fate of a document. Raises TamisError with the closest URLs when it is unknown."""
+    rows = find(run_dir, document)
+    plan = Plan.from_json(json.loads((run_dir / "plan.json").read_text()))
+    for row in rows:
+        _print(row, plan, run_dir, console)
+
+
+def _print(row: dict[str, Any], plan: Plan, run_dir: Path, console: Console) -> None:
+    colour = {"kept": "green", "dropped": "red", "quarantined": "yellow"}[row["verdict"]]
+    console.print(f"\n[bold]{escape(row['url'] or row['doc_id'])}[/bold]", soft_wrap=True, highlight=False)
+    console.print(f"  document  {row['doc_id']}", highlight=False)
+    where = f"  record    {row['source']}: {row['file']} at {row['record_offset']}"
+    console.print(where, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"  language  {row['language'] or 'unknown'}, {row['text_bytes'] or 0:,} bytes of text", highlight=False
+    )
+    fate = f"  fate      [{colour}]{row['verdict']}[/{colour}]"
+    if row["verdict"] != "kept":
+        fate += f" by {escape(str(row['stage']))}: {escape(str(row['reason']))}"
+        if row["score"] is not None:
+            fate += f" (score {row['score']:.4g}, threshold {row['threshold']:.4g})"
+    console.print(fate, highlight=False)
+    if row["canonical_id"]:
+        stays = "itself" if row["canonical_id"] == row["doc_id"] else f"`{_name(run_dir, row['canonical_id'])}`"
+        console.print(f"  cluster   {row['cluster_id']}; the copy that stays is {escape(stays)}", highlight=False)
+    table = Table("score", "value", "rule", "result", box=None, pad_edge=False, header_style="dim")
+    rules: dict[str, list[tuple[str, Any, Any]]] = {}
+    for node in plan.nodes:
+        for rule in node.params.get("rules", []) if node.type == "select" else []:
+            rules.setdefault(rule["column"], []).append((node.name, rule["op"], rule["value"]))
+    for node_name, scores in (row["scores"] or {}).items():
+        for name, value in (scores or {}).items() if isinstance(scores, dict) else ():
+            column = f"{node_name}.{name}"
+            shown = "not scored" if value is None else f"{value:.5g}"
+            bounds = rules.pop(column, [])
+            for select, op, bound in bounds or [("", "", "")]:
+                result = "" if not select or value is None else _holds(value, op, bound)
+                table.add_row(f"  {column}", shown, f"{op} {bound} ({select})" if select else "", result)
+    console.print(table)
+
+
+def _holds(value: float, op: str, bound: Any) -> str:
+    if not isinstance(bound, int | float):
+        return ""
+    holds = {">=": value >= bound, "<=": value <= bound, ">": value > bound, "<": value < bound}.get(op, value == bound)
+    holds = value != bound if op == "!=" else holds
+    return "[green]holds[/green]" if holds else "[red]fails[/red]"
+
+
+def _name(run_dir: Path, doc_id: str) -> str:
+    rows = find(run_dir, doc_id)
+    return str(rows[0]["url"] or doc_id)
