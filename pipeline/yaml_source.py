@@ -15,6 +15,11 @@ from pipeline.errors import ManifestError, Problem
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 
+OPENING = (
+    yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken,
+)  # fmt: skip
+CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+
 Path = tuple[str | int, ...]
 
 
@@ -23,9 +28,13 @@ def load(text: str, file: str) -> tuple[Any, dict[Path, int]]:
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
         raise ManifestError(file, [Problem("manifest", f"at most {MAX_BYTES:,} bytes", f"{len(text):,}")])
     try:
+        depth = 0
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
             if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
                 raise _error(file, token.start_mark, "plain values without anchors and aliases", f"`{token.value}`")
+            depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
+            if depth > MAX_DEPTH:
+                raise _error(file, token.start_mark, f"at most {MAX_DEPTH} levels", "more")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -45,8 +54,17 @@ def _error(file: str, mark: Any, expected: str, found: str) -> ManifestError:
 
 def _build(node: yaml.Node, path: Path, lines: dict[Path, int], file: str) -> Any:
     lines[path] = node.start_mark.line + 1
-    if len(path) > MAX_DEPTH:
-        raise _error(file, node.start_mark, f"at most {MAX_DEPTH} levels", "more")
+    if node.tag.removeprefix("tag:yaml.org,2002:") not in (
+        "map",
+        "seq",
+        "str",
+        "int",
+        "float",
+        "bool",
+        "null",
+        "timestamp",
+    ):
+        raise _error(file, node.start_mark, "a plain value", f"the tag `{node.tag}`")
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, i), lines, file) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
@@ -64,11 +82,8 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int], file: str) -> An
 
 
 def _scalar(node: yaml.Node, file: str) -> Any:
-    tags = {"tag:yaml.org,2002:" + kind for kind in ("str", "int", "float", "bool", "null")}
     if node.tag == "tag:yaml.org,2002:timestamp":
         return node.value
-    if node.tag not in tags:
-        raise _error(file, node.start_mark, "a plain value", f"the tag `{node.tag}`")
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node)
