@@ -249,7 +249,7 @@ def _run_node(
         return verdict
     schema = part_schema(node)
     own = pa.schema([field for field in schema if field.name not in {f.name for f in (*VERDICT_FIELDS, SIZE)}])
-    call = run.stage.sketch if node.kind == "sketch" else run.stage.run
+    call = run.stage.sketch if node.kind == "sketch" and run.stage.sketch else run.stage.run
     if live.num_rows == 0:
         empty = pa.nulls(n, pa.string())
         result: dict[str, Any] = {field.name: pa.nulls(n, field.type) for field in schema}

@@ -11,6 +11,10 @@ class TamisError(Exception):
     """An error with a message for the person at the terminal; printed without a traceback."""
 
 
+class StageError(TamisError):
+    """A stage that cannot work at all (no model, wrong normalisation), as opposed to one record that it cannot read."""
+
+
 class ConservationError(TamisError):
     """A stage or shard whose documents in differ from kept + dropped + quarantined."""
 

@@ -6,7 +6,7 @@ the same plan runs inline (tests, debugging, `apply`) and on a cluster. The orde
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,7 +37,7 @@ def perform(run_dir: str, task: Task, attempt: int) -> Any:
     from pipeline import chain, ledger, whole
 
     stages.load_all()
-    run = {
+    run: dict[str, Callable[..., Any]] = {
         "chain": chain.run_slice,
         "global": whole.run_global,
         "artifact": whole.run_artifact,

@@ -1,9 +1,9 @@
 """The ledger: one row for every input record, with its fate, its scores and the number that decided.
 
 Built from committed parts, slice by slice, after the last per-document stage. The fate of a document is the first
-node, in manifest order, that dropped or quarantined it. A stage marks a column that has a place of its own in the
-ledger (`language`, `text_bytes`, `cluster_id`, `canonical_id`) with the field metadata `{"ledger": name}`; every
-other numeric column is a score. Cost: reading the small columns once.
+node, in manifest order, that dropped or quarantined it. A stage's column that is named like a ledger column
+(`language`, `text_bytes`, `cluster_id`, `canonical_id`) fills it, the newest first; every other numeric column is a
+score. Cost: reading the small columns once.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def score_fields(plan: Plan) -> dict[str, list[pa.Field]]:
 
 
 def role(field: pa.Field) -> str | None:
-    return (field.metadata or {}).get(b"ledger", b"").decode() or None
+    """The ledger column that a stage's column fills, if any."""
+    return field.name if field.name in ROLES else None
 
 
 def ledger_schema(plan: Plan) -> pa.Schema:
@@ -155,9 +156,10 @@ def _compose(
             for name in ("reason", "score", "threshold", "error", "raw"):
                 fate[name] = pc.if_else(mask, rows.column(group, node.name, name), fate[name])
         for field in part_schema(node):
-            name = role(field)
-            if name:
-                roles[name] = pc.coalesce(rows.column(group, node.name, field.name).cast(ROLES[name]), roles[name])
+            place = role(field)
+            if place:
+                newest = rows.column(group, node.name, field.name).cast(ROLES[place])
+                roles[place] = pc.coalesce(newest, roles[place])
     if not np.isin(verdict, (KEPT, DROPPED, QUARANTINED)).all():
         raise ConservationError(f"ledger: expected a fate for every record of slice {rows.piece.key}")
     scores = []

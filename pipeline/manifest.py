@@ -166,7 +166,7 @@ def _override(data: Any, override: str, file: str, lines: dict[Path, int]) -> An
         for part in parts[:-1]:
             if isinstance(at, dict) and part not in at:
                 at[part] = {}
-            if isinstance(at[part], str) and isinstance(at, list):  # a stage without parameters
+            if isinstance(part, int) and isinstance(at[part], str):  # a stage without parameters
                 at[part] = {at[part]: {}}
             if at[part] is None:
                 at[part] = {}
@@ -213,7 +213,7 @@ def _sources(check: _Checker, raw: Any) -> list[Source]:
 def parse_entry(item: Any) -> tuple[str, Any, str | None]:
     """(`type`, parameters, variant) of `type`, `type/variant`, or `{type: {...}}`. Raises ValueError."""
     if isinstance(item, str):
-        key, params = item, {}
+        key, params = item, dict[str, Any]()
     elif isinstance(item, dict) and len(item) == 1:
         key, params = next(iter(item.items()))
         params = {} if params is None else params

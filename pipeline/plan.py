@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.errors import ManifestError, Problem, TamisError
 from pipeline.manifest import Entry, Manifest
 from pipeline.stage import FormatType, StageType, format_types, stage_types
-from pipeline.storage import digest, list_files, open_filesystem
+from pipeline.storage import SourceFile, digest, list_files, open_filesystem
 
 ENGINE_VERSION = 1  # raise when the layout of parts changes
 INGEST = "ingest"
@@ -158,7 +158,7 @@ def make_slices(manifest: Manifest, prepared: dict[str, list[str]]) -> list[Slic
     for number, source in sorted(enumerate(manifest.sources), key=lambda item: item[1].name):
         kind = format_types()[source.format]
         field = f"sources.{number}.paths"
-        files = {}
+        files: dict[str, SourceFile] = {}
         for pattern in source.paths or prepared.get(source.name, []):
             try:
                 found = list_files(pattern)

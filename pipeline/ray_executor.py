@@ -7,6 +7,7 @@ from an error of the work (the slice has failed, the others go on). Cost: about 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -56,7 +57,7 @@ class RayExecutor:
             }
             options = local if address is None else {"address": address}
             try:
-                ray.init(**options, logging_level="ERROR", log_to_driver=False, configure_logging=True)
+                ray.init(**options, logging_level=logging.ERROR, log_to_driver=False, configure_logging=True)
             except Exception as error:
                 raise TamisError(
                     f"Ray: expected to start or to reach {address or 'a local Ray'}, found: {error}"

@@ -134,7 +134,8 @@ class _Worker:
 
     def __init__(self, run_dir: Path, plan: Plan, make_executor: Callable[[], Executor], reporter: Reporter) -> None:
         self.run_dir, self.plan, self.reporter = run_dir, plan, reporter
-        self._make, self._executor = make_executor, None
+        self._make = make_executor
+        self._executor: Executor | None = None
         self.failures: list[str] = []
         self.ran: set[str] = set()
 

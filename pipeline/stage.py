@@ -33,6 +33,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.errors import StageError as StageError  # stages raise it
+
 UNSEEN, KEPT, DROPPED, QUARANTINED = 0, 1, 2, 3
 VERDICT_NAMES = ("unseen", "kept", "dropped", "quarantined")
 

@@ -23,7 +23,7 @@ def find(run_dir: Path, document: str) -> list[dict[str, Any]]:
     if not any((run_dir / "ledger").glob("*.parquet")):
         raise TamisError(f"{run_dir}: expected a ledger of a finished run, found none; run `tamis run` first")
     with duckdb.connect() as db:
-        rows = db.execute(
+        rows: Any = db.execute(
             "select * from read_parquet(?) where doc_id = ? or url = ? order by file, record_offset limit ?",
             [str(pattern), document, document, MAX_ROWS],
         ).to_arrow_table()

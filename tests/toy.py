@@ -116,7 +116,7 @@ def toy_upper(batch: Batch, params: Empty, tools) -> dict[str, pa.Array]:
     reads=("text",),
     sketch=lambda batch, params, tools: {"key": batch["text"]},
     sketch_schema=[("key", pa.string())],
-    adds=[pa.field("cluster_id", pa.string(), metadata={"ledger": "cluster_id"})],
+    adds=[("cluster_id", pa.string())],
 )
 def toy_unique(corpus, params, tools) -> Out:
     """Keep the first copy of each text by document id."""
