@@ -18,8 +18,8 @@ from rich.console import Console
 
 from pipeline import manifest as manifests
 from pipeline import run as driver
-from pipeline.chain import part_schema
-from pipeline.commit import VERDICT_FIELDS, Store
+from pipeline.chain import own_columns, part_schema
+from pipeline.commit import Store
 from pipeline.errors import TamisError, did_you_mean
 from pipeline.executor import InlineExecutor
 from pipeline.manifest import parse_entry
@@ -142,14 +142,13 @@ def _results(run_dir: Path) -> dict[str, pa.ChunkedArray]:
     if not any(node.kind == "global" for node in plan.nodes):
         del columns["cluster_id"], columns["canonical_id"]
     chunks: dict[str, list[pa.Array]] = {}
-    fate_names = {field.name for field in VERDICT_FIELDS} | {"size"}
     for piece in plan.slices:
         rows = SliceRows(store, plan, piece, 10**9)
         for group in range(len(rows)):
             for node in rows.nodes:
                 if node.kind in ("doc", "global"):
-                    for field in part_schema(node):
-                        if field.name not in fate_names | {"cluster_id", "canonical_id"}:
+                    for field in own_columns(part_schema(node)):
+                        if field.name not in ("cluster_id", "canonical_id"):
                             name = f"{node.name}.{field.name}"
                             chunks.setdefault(name, []).append(rows.column(group, node.name, field.name))
     return columns | {name: pa.chunked_array(parts) for name, parts in chunks.items()}

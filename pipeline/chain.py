@@ -18,13 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import apply_stage, ingest
-from pipeline.commit import RAW_CAP, VERDICT_FIELDS, Counts, PartWriter, Store, Timer
+from pipeline.commit import FATE_FIELDS, RAW_CAP, SIZE, Counts, PartWriter, Store, Timer
 from pipeline.errors import ConservationError
 from pipeline.plan import INGEST, TRANSIENT_COLUMNS, Node, Plan, Slice, stage_of
 from pipeline.rows import Fates, PartReader, bare
 from pipeline.stage import INGEST_SCHEMA, KEPT, QUARANTINED, UNSEEN, Batch
-
-SIZE = pa.field("size", pa.int64())  # bytes of the document as it leaves this node (HTML before extraction)
 
 
 @functools.lru_cache(maxsize=4)
@@ -52,11 +50,16 @@ def tools_for(store: Store, plan: Plan, node: Node) -> apply_stage.NodeTools:
 def part_schema(node: Node) -> pa.Schema:
     """Columns of a node's part: fate, size where it makes text, and what it adds."""
     if node.kind == "ingest":
-        return pa.schema([*VERDICT_FIELDS, SIZE, *ingest.STORED])
+        return pa.schema([*FATE_FIELDS, SIZE, *ingest.STORED])
     stage = stage_of(node)
     adds = stage.sketch_schema if node.kind == "sketch" else stage.adds
     assert adds is not None
-    return pa.schema([*VERDICT_FIELDS, *([SIZE] if "text" in adds.names else []), *adds])
+    return pa.schema([*FATE_FIELDS, *([SIZE] if "text" in adds.names else []), *adds])
+
+
+def own_columns(schema: pa.Schema) -> pa.Schema:
+    """The columns of a part that its stage added."""
+    return pa.schema([field for field in schema if not field.name.startswith("_")])
 
 
 class _Running:
@@ -156,8 +159,8 @@ def _run_batch(
     fates = Fates(n)
     columns: dict[tuple[str, str], pa.Array] = {(INGEST, name): batch[name] for name in batch.schema.names}
     size_from = INGEST
-    if (INGEST, "size") not in columns:
-        columns[INGEST, "size"] = _payload_sizes(batch)
+    if (INGEST, SIZE.name) not in columns:
+        columns[INGEST, SIZE.name] = _payload_sizes(batch)
 
     def column(producer: str, name: str) -> pa.Array:
         key = (producer, bare(name))
@@ -169,9 +172,9 @@ def _run_batch(
     shared: tuple[bytes, dict[str, pa.Array], Batch] | None = None
     for node in upstream:
         if node.name not in running:
-            fates.apply(node, np.asarray(column(node.name, "verdict")))
+            fates.apply(node, np.asarray(column(node.name, "_verdict")))
         elif node.kind == "ingest":
-            fates.apply(node, _write_ingest(running[INGEST], batch, columns[INGEST, "size"]))
+            fates.apply(node, _write_ingest(running[INGEST], batch, columns[INGEST, SIZE.name]))
         else:
             run = running[node.name]
             alive = fates.alive(node)
@@ -180,7 +183,7 @@ def _run_batch(
                 if shared is None or shared[0] != alive.tobytes():
                     shared = (alive.tobytes(), {}, Batch({}, int(alive.sum())))
                 live = _live_batch(shared, needed, node, alive)
-                sizes = np.asarray(column(size_from, "size").fill_null(0))
+                sizes = np.asarray(column(size_from, SIZE.name).fill_null(0))
                 verdict = _run_node(run, live, alive, sizes, columns)
             if node.kind != "sink":
                 fates.apply(node, verdict)
@@ -220,14 +223,14 @@ def _write_ingest(run: _Running, batch: pa.RecordBatch, sizes: pa.Array) -> np.n
         n = batch.num_rows
         stored = {name: batch[name] for name in ingest.STORED.names}
         fates = {
-            "verdict": batch["verdict"],
-            "reason": batch["reason"],
-            "score": pa.nulls(n, pa.float64()),
-            "threshold": pa.nulls(n, pa.float64()),
-            "error": batch["error"],
-            "raw": pc.binary_slice(batch["raw"], 0, RAW_CAP),
+            "_verdict": batch["verdict"],
+            "_reason": batch["reason"],
+            "_score": pa.nulls(n, pa.float64()),
+            "_threshold": pa.nulls(n, pa.float64()),
+            "_error": batch["error"],
+            "_raw": pc.binary_slice(batch["raw"], 0, RAW_CAP),
         }
-        run.write(pa.RecordBatch.from_pydict({**fates, "size": sizes, **stored}, part_schema(run.node)))
+        run.write(pa.RecordBatch.from_pydict({**fates, SIZE.name: sizes, **stored}, part_schema(run.node)))
         run.counts.add(verdict, np.ones(n, bool), np.asarray(sizes), batch["reason"])
     return verdict
 
@@ -248,7 +251,7 @@ def _run_node(
         run.counts.add(verdict, alive, sizes, pa.nulls(n, pa.string()))
         return verdict
     schema = part_schema(node)
-    own = pa.schema([field for field in schema if field.name not in {f.name for f in (*VERDICT_FIELDS, SIZE)}])
+    own = own_columns(schema)
     call = run.stage.sketch if node.kind == "sketch" and run.stage.sketch else run.stage.run
     if live.num_rows == 0:
         empty = pa.nulls(n, pa.string())
@@ -261,11 +264,11 @@ def _run_node(
         reason = apply_stage.scatter(made.reason, alive)
         result = {name: apply_stage.scatter(array, alive) for name, array in made.columns.items()}
         for name in ("score", "threshold", "error"):
-            result[name] = apply_stage.scatter(getattr(made, name), alive)
-        result["raw"] = _raw(live, made.verdict, alive)
+            result["_" + name] = apply_stage.scatter(getattr(made, name), alive)
+        result["_raw"] = _raw(live, made.verdict, alive)
     if SIZE.name in schema.names:
-        result["size"] = pc.binary_length(result["text"]).cast(pa.int64())
-    result |= {"verdict": pa.array(verdict), "reason": reason}
+        result[SIZE.name] = pc.binary_length(result["text"]).cast(pa.int64())
+    result |= {"_verdict": pa.array(verdict), "_reason": reason}
     run.write(pa.RecordBatch.from_pydict({field.name: result[field.name] for field in schema}, schema))
     run.counts.add(verdict, alive, sizes, reason)
     columns.update({(node.name, name): result[name] for name in schema.names})

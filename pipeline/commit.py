@@ -29,14 +29,15 @@ from pipeline.storage import file_sha256, fsync_folder, publish_json
 
 RAW_CAP = 64 * 1024  # bytes of a quarantined record that are kept
 
-VERDICT_FIELDS = [
-    pa.field("verdict", pa.uint8()),
-    pa.field("reason", pa.string()),
-    pa.field("score", pa.float64()),
-    pa.field("threshold", pa.float64()),
-    pa.field("error", pa.string()),
-    pa.field("raw", pa.binary()),
+FATE_FIELDS = [  # the engine's columns in every part; the underscore keeps them apart from a stage's own
+    pa.field("_verdict", pa.uint8()),
+    pa.field("_reason", pa.string()),
+    pa.field("_score", pa.float64()),
+    pa.field("_threshold", pa.float64()),
+    pa.field("_error", pa.string()),
+    pa.field("_raw", pa.binary()),
 ]
+SIZE = pa.field("_size", pa.int64())  # bytes of the document as it leaves this node (HTML before extraction)
 
 
 @dataclass

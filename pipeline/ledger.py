@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.chain import part_schema, read_plan
-from pipeline.commit import VERDICT_FIELDS, Counts, PartWriter, Store, Timer
+from pipeline.chain import own_columns, part_schema, read_plan
+from pipeline.commit import SIZE, Counts, PartWriter, Store, Timer
 from pipeline.errors import ConservationError
 from pipeline.plan import INGEST, Node, Plan
 from pipeline.rows import SliceRows
@@ -61,10 +61,8 @@ def score_fields(plan: Plan) -> dict[str, list[pa.Field]]:
             continue
         own = [
             field
-            for field in part_schema(node)
-            if (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
-            and field.name not in {f.name for f in VERDICT_FIELDS} | {"size"}
-            and role(field) is None
+            for field in own_columns(part_schema(node))
+            if (pa.types.is_integer(field.type) or pa.types.is_floating(field.type)) and role(field) is None
         ]
         if own:
             found[node.name] = [pa.field(field.name, field.type) for field in own]
@@ -117,7 +115,7 @@ def run_slice(run_dir: Path, ordinal: int, attempt: int = 0) -> dict[str, Any]:
             batch, quarantined, verdict = _compose(plan, rows, group, schema)
             ledger.write(batch)
             quarantine.write(quarantined)
-            sizes = np.asarray(rows.column(group, INGEST, "size").fill_null(0))
+            sizes = np.asarray(rows.column(group, INGEST, SIZE.name).fill_null(0))
             counts.add(verdict, np.ones(len(verdict), bool), sizes, batch["reason"])
     counts.check(f"ledger, slice {piece.key}")
     files = [ledger.close(), quarantine.close()]
@@ -146,7 +144,7 @@ def _compose(
     }
     roles: dict[str, pa.Array] = {name: pa.nulls(n, kind) for name, kind in ROLES.items()}
     for node in rows.nodes:
-        code = np.asarray(rows.column(group, node.name, "verdict"))
+        code = np.asarray(rows.column(group, node.name, "_verdict"))
         first = ((code == DROPPED) | (code == QUARANTINED)) & (verdict == KEPT)
         if first.any():
             verdict[first] = code[first]
@@ -154,8 +152,8 @@ def _compose(
             shown = node.name.removesuffix(".sketch") if node.kind == "sketch" else node.name
             fate["stage"] = pc.if_else(mask, pa.scalar(shown), fate["stage"])
             for name in ("reason", "score", "threshold", "error", "raw"):
-                fate[name] = pc.if_else(mask, rows.column(group, node.name, name), fate[name])
-        for field in part_schema(node):
+                fate[name] = pc.if_else(mask, rows.column(group, node.name, "_" + name), fate[name])
+        for field in own_columns(part_schema(node)):
             place = role(field)
             if place:
                 newest = rows.column(group, node.name, field.name).cast(ROLES[place])

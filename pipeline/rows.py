@@ -81,7 +81,7 @@ class SliceRows:
     def fates(self, group: int) -> Fates:
         fates: Fates | None = None
         for node in self.nodes:
-            verdict = np.asarray(self._readers[node.name].read(group, ["verdict"])["verdict"])
+            verdict = np.asarray(self._readers[node.name].read(group, ["_verdict"])["_verdict"])
             fates = fates or Fates(len(verdict))
             fates.apply(node, verdict)
         assert fates is not None

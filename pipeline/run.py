@@ -173,8 +173,8 @@ class _Worker:
             if done.error:
                 self.failures.append(f"{label}: {done.task.label}: {done.error}")
                 self.reporter.say(self.failures[-1], style="red")
-            counts = [c["documents"] for c in (done.result or {}).values() if isinstance(c, dict) and "documents" in c]
-            if counts:
+            if done.task.kind == "chain" and done.result:
+                counts = [count["documents"] for count in done.result.values()]
                 documents, kept = documents + counts[0]["in"], kept + counts[-1]["kept"]
             speed = documents / max(1e-9, time.monotonic() - started)
             note = f"{documents:,} documents, {speed:,.0f}/s, {kept:,} kept" if documents else ""

@@ -253,6 +253,8 @@ def _register(kind: str, name: str, params: type[Params], run: Callable, **optio
     if name in _STAGES and _STAGES[name].module != run.__module__:
         raise ValueError(f"two stages are named {name!r}: {_STAGES[name].module} and {run.__module__}")
     adds = options.get("adds") or []
+    if any(field.startswith("_") for field in pa.schema(adds).names):
+        raise ValueError(f"stage {name}: column names that start with an underscore belong to the engine")
     stage = StageType(
         name=name,
         kind=kind,

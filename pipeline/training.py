@@ -61,10 +61,11 @@ def train(run_dir: Path, plan: Plan, config: dict[str, Any], reporter: Reporter)
         )
         try:
             last = _follow(process, reporter)
-        finally:
-            if process.poll() is None:
-                process.terminate()
             code = process.wait()
+        except BaseException:
+            process.terminate()  # the trainer saves its state and ends
+            process.wait()
+            raise
     if code != 0:
         lines = (run_dir / "train.log").read_text(errors="replace").strip().splitlines()
         raise TamisError(

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import apply_stage
-from pipeline.chain import part_schema, read_plan, tools_for
-from pipeline.commit import VERDICT_FIELDS, Counts, PartWriter, Store, Timer
+from pipeline.chain import own_columns, part_schema, read_plan, tools_for
+from pipeline.commit import SIZE, Counts, PartWriter, Store, Timer
 from pipeline.errors import ConservationError, TamisError
 from pipeline.plan import Node, Plan, stage_of
 from pipeline.rows import SliceRows, corpus_batches
@@ -85,8 +85,7 @@ def run_global(run_dir: Path, name: str, attempt: int = 0) -> dict[str, Any]:
     with timer:
         corpus = StoredCorpus(store, plan, node)
         out = stage.run(corpus, params, tools)
-        own = pa.schema([field for field in schema if field.name not in {f.name for f in VERDICT_FIELDS}])
-        made = apply_stage.checked(stage, node.name, own, corpus.num_docs, out)
+        made = apply_stage.checked(stage, node.name, own_columns(schema), corpus.num_docs, out)
     total: dict[str, Any] = {}
     start = 0
     for piece in plan.slices:
@@ -103,11 +102,11 @@ def run_global(run_dir: Path, name: str, attempt: int = 0) -> dict[str, Any]:
                 column: _spread(array.slice(start, count), alive) for column, array in made.columns.items()
             }
             for column in ("reason", "score", "threshold", "error"):
-                result[column] = _spread(getattr(made, column).slice(start, count), alive)
-            result |= {"verdict": pa.array(verdict), "raw": pa.nulls(len(alive), pa.binary())}
+                result["_" + column] = _spread(getattr(made, column).slice(start, count), alive)
+            result |= {"_verdict": pa.array(verdict), "_raw": pa.nulls(len(alive), pa.binary())}
             writer.write(pa.RecordBatch.from_pydict({field.name: result[field.name] for field in schema}, schema))
-            sizes = np.asarray(rows.column(group, text_from, "size").fill_null(0))
-            counts.add(verdict, alive, sizes, result["reason"])
+            sizes = np.asarray(rows.column(group, text_from, SIZE.name).fill_null(0))
+            counts.add(verdict, alive, sizes, result["_reason"])
             start += count
         counts.check(f"stage {node.name}, slice {piece.key}")
         store.publish(

@@ -119,13 +119,16 @@ def cluster_out(doc_ids: pa.ChunkedArray, canonical: np.ndarray, reason: str, sc
 
 def _chunks(component: np.ndarray, cost: np.ndarray) -> Iterator[slice]:
     """Runs of whole components of about _CHUNK_BYTES; `component` is sorted."""
-    ends = np.append(np.flatnonzero(np.diff(component)) + 1, len(component)) if len(component) else []
+    ends = [*(np.flatnonzero(np.diff(component)) + 1).tolist(), len(component)] if len(component) else []
     total = np.concatenate([[0], np.cumsum(cost)])
-    start = 0
-    for end, following in zip(ends, [*ends[1:], None], strict=True):
-        if following is None or total[following] - total[start] > _CHUNK_BYTES:
-            yield slice(start, int(end))
-            start = int(end)
+    start = previous = 0
+    for end in ends:
+        if previous > start and total[end] - total[start] > _CHUNK_BYTES:
+            yield slice(start, previous)
+            start = previous
+        previous = end
+    if previous > start:
+        yield slice(start, previous)
 
 
 @global_stage(
@@ -170,10 +173,8 @@ def near_dedup(corpus: Corpus, params: NearDedup, tools: Tools) -> Out:
 def _judge(corpus: Corpus, docs: np.ndarray, buckets: np.ndarray, words: np.ndarray, params: NearDedup):
     """`clusters.choose` for whole components: documents by number, in keep order within each component."""
     ascending = np.sort(docs)
-    data, starts, ends = minhash.text_spans(corpus.take("text", ascending))
-    hashes, first, size = minhash.shingle_sets(
-        data, starts, ends, minhash.word_table(), params.ngram, words[ascending]
-    )
+    spans = minhash.text_spans(corpus.take("text", ascending))
+    hashes, first, size = minhash.shingle_sets(*spans, minhash.word_table(), params.ngram, words[ascending])
     at = np.searchsorted(ascending, docs)
     numbers, dense = np.unique(buckets, return_inverse=True)
     dense = dense.reshape(buckets.shape) - int(numbers[0] < 0)

@@ -19,32 +19,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-LATEST = "latest"
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+from trainer.rundir import LATEST, STATE, CheckpointError, publish_text, sync
+
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be used; the message says where, what was found and what to do."""
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def publish_text(path: Path, text: str) -> None:
-    """Replace a small file: write beside it, fsync, rename."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(path)
-    _sync(path.parent)
 
 
 def save(
@@ -70,12 +48,12 @@ def save(
     (partial / "config.json").write_text(json.dumps(hf_config, indent=1) + "\n")
     (partial / STATE).write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
     for file in partial.iterdir():
-        _sync(file)
-    _sync(partial)
+        sync(file)
+    sync(partial)
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
-    _sync(folder)
+    sync(folder)
     publish_text(folder / LATEST, final.name + "\n")
     _prune(folder, final, keep_last)
     return final
@@ -88,21 +66,6 @@ def _prune(folder: Path, newest: Path, keep_last: int) -> None:
         shutil.rmtree(path)
 
 
-def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest complete checkpoint and its state, or None. Raises CheckpointError if `latest` points nowhere."""
-    marker = folder / LATEST
-    if not marker.exists():
-        return None
-    path = folder / marker.read_text().strip()
-    try:
-        return path, json.loads((path / STATE).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{marker}: names {path.name}, which cannot be read ({error}): put the name of a complete step-* folder "
-            f"into it, or remove {folder} to start again"
-        ) from None
-
-
 def load(path: Path) -> dict[str, dict[str, torch.Tensor]]:
     """The groups `model`, `exp_avg`, `exp_avg_sq`: fp32 CPU tensors by canonical name."""
     try:
@@ -113,34 +76,3 @@ def load(path: Path) -> dict[str, dict[str, torch.Tensor]]:
     for key in MOMENTS:
         groups[key] = {name[len(key) + 1 :]: t for name, t in moments.items() if name.startswith(key + ".")}
     return groups
-
-
-def set_aside(run: Path, fingerprint: str) -> Path:
-    """Move checkpoints and logs of another configuration to `checkpoints-<fingerprint>`; an older one is replaced."""
-    target = run / f"checkpoints-{fingerprint[:8]}"
-    if target.exists():
-        shutil.rmtree(target)
-    (run / "checkpoints").rename(target)
-    for name in ("train.jsonl", "probes.jsonl"):
-        if (run / name).exists():
-            (run / name).rename(target / name)
-    return target
-
-
-def truncate_rows(path: Path, step: int) -> None:
-    """Keep the rows of a JSONL log up to `step`, so that no step appears twice after a resumption.
-
-    A last line that a killed process left half-written is dropped with them.
-    """
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if row["step"] > step:
-            break
-        kept.append(line + "\n")
-    publish_text(path, "".join(kept))

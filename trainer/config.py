@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from trainer.guards import refuse
 
+
 class ModelConfig(BaseModel):
     """Shape of a Llama-style decoder. The vocabulary comes from the token index, not from here."""
 
@@ -51,9 +52,7 @@ class ModelConfig(BaseModel):
 
 
 def _shape(hidden: int, layers: int, heads: int, kv: int, wide: int) -> ModelConfig:
-    return ModelConfig(
-        hidden_size=hidden, num_layers=layers, num_heads=heads, num_kv_heads=kv, intermediate_size=wide
-    )
+    return ModelConfig(hidden_size=hidden, num_layers=layers, num_heads=heads, num_kv_heads=kv, intermediate_size=wide)
 
 
 # The number in a name is the parameter count with a vocabulary of 32,768 (124m: 50,304), except for `tiny`.
@@ -75,7 +74,7 @@ class TrainConfig(BaseModel):
 
     model: str | ModelConfig = Field("tiny", description=f"a size ({', '.join(SIZES)}) or explicit dimensions")
     seq_len: int = Field(256, description="tokens the model sees at once", ge=8)
-    global_batch: int = Field(32, description="sequences in one optimizer step, over all ranks", ge=1)
+    global_batch: int = Field(16, description="sequences in one optimizer step, over all ranks", ge=1)
     steps: int | None = Field(None, description="optimizer steps (150 when neither steps nor tokens is given)", ge=1)
     tokens: int | None = Field(None, description="training tokens, rounded up to whole steps", ge=1)
     lr: float = Field(3e-3, description="peak learning rate of AdamW", gt=0, lt=1)
@@ -97,7 +96,7 @@ class TrainConfig(BaseModel):
 
     ranks: int = Field(1, description="processes on this machine", ge=1, le=64)
     threads: int = Field(0, description="CPU threads of one rank; 0 shares the cores among the ranks", ge=0)
-    micro_batch: int = Field(8, description="most sequences in one forward pass of one rank", ge=1)
+    micro_batch: int = Field(4, description="most sequences in one forward pass of one rank", ge=1)
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="what DeepSpeed shards over the ranks")
     checkpoint_every: int = Field(0, description="steps between checkpoints; 0 writes the last one only", ge=0)
     keep_last: int = Field(2, description="checkpoints to keep", ge=1)

@@ -164,12 +164,13 @@ class Llama(nn.Sequential):
 
         `sparse` gives instead the loss of each target, fp32 [B, T], with 0 where the target is IGNORE.
         """
+        *body, head = self
         x = ids
-        for layer in self[:-1]:
+        for layer in body:
             x = layer(x)
         if targets is None:
-            return self[-1](x)
-        return self[-1](x, targets, True) if sparse else self[-1](x, targets).mean()
+            return head(x)
+        return head(x, targets, True) if sparse else head(x, targets).mean()
 
     def canonical_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters by Hugging Face name; a tied head appears once, as `model.embed_tokens.weight`."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,20 +124,24 @@ def arrays(requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
     return ids, targets
 
 
-def score(requests: Sequence[Request], scorer: Scorer, rank: int = 0, ranks: int = 1) -> np.ndarray:
-    """Summed log-probabilities, float64 [requests]; with several ranks, 0 for what the others score.
+def turns(groups: int, rank: int, ranks: int) -> Iterator[tuple[int, bool]]:
+    """The groups that a rank runs, in order, and whether each counts.
 
-    Every rank calls the model equally often (a spare call repeats a batch): sharded parameters are gathered by
-    all ranks together.
+    Every rank runs equally many (a spare turn repeats the last group): sharded parameters are gathered by all
+    ranks together.
     """
+    for first in range(0, groups, ranks):
+        yield min(first + rank, groups - 1), first + rank < groups
+
+
+def score(requests: Sequence[Request], scorer: Scorer, rank: int = 0, ranks: int = 1) -> np.ndarray:
+    """Summed log-probabilities, float64 [requests]; with several ranks, 0 for what the others score."""
     out = np.zeros(len(requests))
     groups = batches(requests)
-    for turn in range(-(-len(groups) // ranks)):
-        mine = turn * ranks + rank
-        group = groups[min(mine, len(groups) - 1)]
-        logprobs = scorer(*arrays([requests[row] for row in group]))
-        if mine < len(groups):
-            out[group] = logprobs
+    for turn, mine in turns(len(groups), rank, ranks):
+        logprobs = scorer(*arrays([requests[row] for row in groups[turn]]))
+        if mine:
+            out[groups[turn]] = logprobs
     return out
 
 

@@ -2,7 +2,7 @@
 
 The table has two levels, pages of 256 code points with equal pages stored once, about 40 kB in all. It is built at
 the first use from numpy's vectorised str predicates, which call the same Unicode database as Python's own, so a
-compiled loop and `str.isspace` and the like cannot disagree. Building takes about 30 ms.
+compiled loop and `str.isspace` and the like cannot disagree. Building takes about 50 ms.
 
 A character of code point `cp` has the bits `classes[(pages[cp >> 8] << 8) | (cp & 255)]`.
 """
@@ -18,8 +18,7 @@ NONSPACE = np.uint8(1)  # not str.isspace(): what str.split() and str.strip() le
 ALPHA = np.uint8(2)  # str.isalpha()
 DECIMAL = np.uint8(4)  # str.isdecimal(), which is `\d` in a regular expression
 WORD = np.uint8(8)  # `\w` in a regular expression: str.isalnum() or "_"
-UPPER = np.uint8(16)  # str.isupper()
-LINE = np.uint8(32)  # a line boundary of str.splitlines()
+LINE = np.uint8(16)  # a line boundary of str.splitlines()
 
 LINE_BOUNDARIES = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
@@ -32,7 +31,6 @@ def tables() -> tuple[np.ndarray, np.ndarray]:
     bits |= np.where(np.strings.isalpha(points), ALPHA, np.uint8(0))
     bits |= np.where(np.strings.isdecimal(points), DECIMAL, np.uint8(0))
     bits |= np.where(np.strings.isalnum(points), WORD, np.uint8(0))
-    bits |= np.where(np.strings.isupper(points), UPPER, np.uint8(0))
     bits[ord("_")] |= WORD
     for boundary in LINE_BOUNDARIES:
         bits[ord(boundary)] |= LINE

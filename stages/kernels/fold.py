@@ -3,7 +3,7 @@
 A table says for each code point what it becomes and how it stands: kept, dropped, a space, the end of a line, or a
 word of its own. Runs of spaces and of line ends come out as one; lines come out trimmed and never empty. Trade-off:
 one table lookup for each code point knows no context (a final sigma is lower-cased as any other), and runs at
-more than 100 MB/s on one core, where `str.translate` makes about 15.
+150 MB/s on one core for English text; `str.translate`, which does a part of it, makes 30.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 from numba import njit
+
+from stages.kernels import chars, words
 
 KEEP, DROP, SPACE, NEWLINE, ALONE, MARK, MARK3 = range(7)
 MARK_RUN = 3  # a run of one mark is one word of at most this many characters
@@ -23,15 +25,11 @@ def fold_text(texts: pa.Array, target: np.ndarray, kind: np.ndarray, max_bytes: 
     kept. Only whole code points within the first `max_bytes` bytes of a string are read. Returns the new strings (a
     null gives an empty string) and int64 counts of shape (n, 2): words between spaces, and lines.
     """
-    texts = texts.cast(pa.string()) if texts.type != pa.string() else texts
-    _, offset_buffer, data_buffer = texts.buffers()
     n = len(texts)
     if n == 0:
         return pa.array([], pa.string()), np.zeros((0, 2), np.int64)
-    offsets = np.frombuffer(offset_buffer, np.int32)[texts.offset : texts.offset + n + 1]
-    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
-    valid = np.asarray(texts.is_valid(), dtype=bool)
-    sizes = np.minimum(np.diff(offsets), max_bytes) * valid
+    offsets, data = words.buffers(texts)
+    sizes = np.minimum(np.diff(offsets), max_bytes)
     out = np.empty(2 * int(sizes.sum(dtype=np.int64)) + 8, np.uint8)  # at worst a space is added to each byte
     out_offsets = np.zeros(n + 1, np.int64)
     counts = np.zeros((n, 2), np.int64)
@@ -39,8 +37,10 @@ def fold_text(texts: pa.Array, target: np.ndarray, kind: np.ndarray, max_bytes: 
     size = int(out_offsets[-1])
     if size >= 2**31:
         raise ValueError(f"expected less than 2 GiB of text in a batch, found {size} bytes")
-    buffers = [None, pa.py_buffer(out_offsets.astype(np.int32)), pa.py_buffer(out[:size].copy())]
-    return pa.StringArray.from_buffers(n, buffers[1], buffers[2]), counts
+    strings = pa.StringArray.from_buffers(
+        n, pa.py_buffer(out_offsets.astype(np.int32)), pa.py_buffer(out[:size].copy())
+    )
+    return strings, counts
 
 
 @njit(cache=True, nogil=True)
@@ -69,36 +69,26 @@ def _fold(data, offsets, sizes, target, kind, out, out_offsets, counts):
     at = 0
     for row in range(len(sizes)):
         i, end = offsets[row], offsets[row] + sizes[row]
+        while end < offsets[row + 1] and data[end] & 0xC0 == 0x80:
+            end -= 1  # never half a code point
         first = at  # start of this document in `out`
-        words, lines = 0, 0
+        num_words, num_lines = 0, 0
         in_word = False  # a word is open: the next letter joins it
         gap = 0  # separator owed before the next word: 0 none yet, 1 space, 2 line end
-        mark, run = np.uint32(0), 0  # the mark that the open word consists of, and how many of them
+        mark, run = 0, 0  # the mark that the open word consists of, and how many of them
         while i < end:
-            lead = data[i]
-            if lead < 0x80:
-                code, width = np.uint32(lead), 1
-            elif lead < 0xE0:
-                width = 2
-                code = np.uint32(lead & 31)
-            elif lead < 0xF0:
-                width = 3
-                code = np.uint32(lead & 15)
-            else:
-                width = 4
-                code = np.uint32(lead & 7)
-            if i + width > end:
-                break
-            for k in range(1, width):
-                code = np.uint32(code << 6) | np.uint32(data[i + k] & 63)
-            i += width
+            if in_word and data[i] < 0x80 and kind[data[i]] == KEEP:  # the common case: a further ASCII letter
+                out[at] = target[data[i]]
+                at, i = at + 1, i + 1
+                continue
+            code, i = chars.decode(data, i, end)
             what = KEEP
             if code < len(kind):
                 what = kind[code]
-                code = target[code]
+                code = np.int32(target[code])
             if what == DROP:
                 continue
-            if what == SPACE or what == NEWLINE:
+            if what in (SPACE, NEWLINE):
                 gap = max(gap, 2 if what == NEWLINE else 1)
                 in_word, run = False, 0
                 continue
@@ -113,11 +103,11 @@ def _fold(data, offsets, sizes, target, kind, out, out_offsets, counts):
                 if at > first:
                     if gap == 2:
                         out[at] = 10
-                        lines += 1
+                        num_lines += 1
                     else:
                         out[at] = 32
                     at += 1
-                words += 1
+                num_words += 1
                 gap = 0
             at = _put(out, at, code)
             run = 0
@@ -128,6 +118,6 @@ def _fold(data, offsets, sizes, target, kind, out, out_offsets, counts):
                     run = 3
             in_word = what == KEEP
         if at > first:
-            lines += 1
-        counts[row, 0], counts[row, 1] = words, lines
+            num_lines += 1
+        counts[row, 0], counts[row, 1] = num_words, num_lines
         out_offsets[row + 1] = at

@@ -4,8 +4,8 @@ A word is a maximal run of characters of a class: by default of non-space charac
 `str.split()`; with `classes=chars.WORD` the matches of the regular expression `\\w+`. A line is an item of
 `text.split("\\n")`. Filters share the spans of a batch through `of(batch)` and `lines_of(batch)`.
 
-Spans are byte positions in the data buffer, not copies. Cost on one core: about 1 ns for each byte of text for the
-words; 17 bytes of memory for each word.
+Spans are byte positions in the data buffer, not copies. Cost on one core: about 3 ns for each byte of text for the
+words and 1 ns for the lines; 13 bytes of memory for each word.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return view, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
 
 
-def spans(array: pa.Array, classes: int = chars.NONSPACE) -> Spans:
+def spans(array: pa.Array, classes: np.uint8 = chars.NONSPACE) -> Spans:
     """Word spans of a string array: maximal runs of characters that have any of the bits `classes`."""
     offsets, data = buffers(array)
     bound = (int(offsets[-1]) - int(offsets[0])) // 2 + len(array) + 1
@@ -128,12 +128,12 @@ def _words(offsets, data, wanted, pages, classes, doc_offsets, starts, ends, len
 def _lines(offsets, data, doc_offsets, starts, ends):
     count = 0
     for doc in range(len(offsets) - 1):
-        start, end = np.int64(offsets[doc]), np.int64(offsets[doc + 1])
-        for i in range(start, end):
+        start = offsets[doc]
+        for i in range(offsets[doc], offsets[doc + 1]):
             if data[i] == 10:
                 starts[count], ends[count] = start, i
                 count += 1
                 start = i + 1
-        starts[count], ends[count] = start, end
+        starts[count], ends[count] = start, offsets[doc + 1]
         count += 1
         doc_offsets[doc + 1] = count

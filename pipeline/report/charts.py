@@ -1,0 +1,163 @@
+"""Charts as static SVG: Altair builds the specification, vl-convert draws it, no script reaches the page.
+
+Colours are the light theme's; the page's style sheet maps each of them to its dark counterpart, so that one SVG
+serves both themes. Cost: about 30 ms a chart after a second to start the renderer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import vl_convert
+from markupsafe import Markup, escape
+
+from pipeline.report.queries import Distribution
+
+KEPT, LOST, INK, MUTED, GRID, SECOND = "#0f766e", "#c2410c", "#26292e", "#6b7079", "#e4e2dc", "#4f46a5"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_VERSION = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+_serial = itertools.count()
+
+
+def render(chart: alt.TopLevelMixin, label: str) -> Markup:
+    """The chart as inline SVG that scales with its box. `label` is what a screen reader says."""
+    spec = chart.configure(
+        background="transparent",
+        font=FONT,
+        padding={"left": 2, "right": 10, "top": 6, "bottom": 2},
+        view=alt.ViewConfig(stroke=None),
+        axis=alt.AxisConfig(
+            domainColor=GRID, tickColor=GRID, gridColor=GRID, labelColor=MUTED, titleColor=MUTED, titleFontWeight=400,
+            labelFontSize=11, titleFontSize=11, tickSize=4, labelPadding=4, titlePadding=7,
+        ),
+    ).to_dict()  # fmt: skip
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=_VERSION)
+    svg = svg[svg.index("<svg") :]
+    prefix = f"c{next(_serial)}-"
+    svg = re.sub(r'\bid="', f'id="{prefix}', svg).replace("url(#", f"url(#{prefix}")
+    head, body = svg.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    view = box.group(0) if box else ""
+    return Markup(f'<svg role="img" aria-label="{escape(label)}" {view} xmlns="http://www.w3.org/2000/svg">{body}')
+
+
+def _data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+    return alt.InlineData(values=[dict(row) for row in rows])
+
+
+def distribution(found: Distribution) -> Markup:
+    """Histogram of a score, split where the rules split it, with a dashed line at each bound."""
+    rows = []
+    for low, high, passed, failed in zip(found.edges[:-1], found.edges[1:], found.passed, found.failed, strict=True):
+        for start, count, side in ((0, passed, "passes"), (passed, failed, "fails")):
+            if count:
+                ends = {"low": float(low), "high": float(high)}
+                rows.append({**ends, "bottom": int(start), "top": int(start + count), "side": side})
+    scale = alt.Scale(
+        type="log" if found.log else "linear",
+        domain=[float(found.edges[0]), float(found.edges[-1])],
+        nice=False,
+    )
+    axis = alt.Axis(grid=False, tickCount=5, format="~s" if found.edges[-1] >= 1000 else "~g", labelOverlap=True)
+    bars = (
+        alt.Chart(_data(rows))
+        .mark_rect(stroke=None)
+        .encode(
+            x=alt.X("low:Q", scale=scale, axis=axis, title=None),
+            x2="high:Q",
+            y=alt.Y("bottom:Q", axis=alt.Axis(tickCount=3, format="~s", domain=False, ticks=False), title=None),
+            y2="top:Q",
+            color=alt.Color("side:N", scale=alt.Scale(domain=["passes", "fails"], range=[KEPT, LOST]), legend=None),
+        )
+    )
+    layers: list[Any] = [bars]
+    shown = [b for b in found.bounds if found.edges[0] <= b.value <= found.edges[-1]]
+    if shown:
+        marks = _data([{"at": bound.value} for bound in shown])
+        layers.append(
+            alt.Chart(marks).mark_rule(color=INK, strokeDash=[4, 3], strokeWidth=1.3).encode(x=alt.X("at:Q", scale=scale))
+        )
+    limits = ", ".join(f"{bound.op} {bound.value:g}" for bound in found.bounds)
+    label = f"Histogram of {found.column}, median {found.median:.4g}" + (f", kept where {limits}" if limits else "")
+    return render(alt.layer(*layers).properties(width=290, height=120), label)
+
+
+def smooth(values: Sequence[float], span: int) -> list[float]:
+    """Exponential moving average over about `span` values, with the bias of the first values taken out."""
+    keep = 1 - 1 / max(span, 1)
+    total = weight = 0.0
+    out = []
+    for value in values:
+        total = keep * total + (1 - keep) * value
+        weight = keep * weight + (1 - keep)
+        out.append(total / weight)
+    return out
+
+
+def training(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """Loss over tokens seen: each step faintly, its moving average, and the validation loss as points."""
+    rows = [row for row in rows if _finite(row.get("loss")) and _finite(row.get("tokens"))]
+    if not rows:
+        return Markup("")
+    thin = rows[:: max(1, len(rows) // 1500)]
+    averaged = smooth([row["loss"] for row in thin], max(1, len(thin) // 40))
+    steps = [{"tokens": row["tokens"], "loss": row["loss"], "mean": m} for row, m in zip(thin, averaged, strict=True)]
+    x = alt.X("tokens:Q", axis=alt.Axis(format="~s", tickCount=6, grid=False), title="training tokens")
+    scale = alt.Scale(zero=False, nice=True)
+    base = alt.Chart(_data(steps)).encode(x=x)
+    title = "loss (nats per token)"
+    layers: list[Any] = [
+        base.mark_line(color=KEPT, strokeWidth=1, opacity=0.3).encode(y=alt.Y("loss:Q", scale=scale, title=title)),
+        base.mark_line(color=KEPT, strokeWidth=2.2).encode(y=alt.Y("mean:Q", scale=scale, title=title)),
+    ]
+    points = [{"tokens": r["tokens"], "loss": r["val_loss"]} for r in rows if _finite(r.get("val_loss"))]
+    if points:
+        mark = alt.Chart(_data(points)).mark_line(
+            color=SECOND, strokeWidth=1.2, strokeDash=[2, 2],
+            point=alt.OverlayMarkDef(filled=True, color=SECOND, size=34),
+        )  # fmt: skip
+        layers.append(mark.encode(x=x, y=alt.Y("loss:Q", scale=scale, title=title)))
+    label = f"Training loss from {rows[0]['loss']:.3f} to {rows[-1]['loss']:.3f} over {rows[-1]['tokens']} tokens"
+    return render(alt.layer(*layers).properties(width=700, height=230), label)
+
+
+def probe(task: str, rows: Sequence[Mapping[str, Any]], metric: str, title: str, chance: float | None) -> Markup:
+    """A metric over steps with a band of one standard error, and the chance line where there is one."""
+    points = []
+    for row in rows:
+        if _finite(row.get(metric)):
+            error = row.get(f"{metric}_stderr") or 0.0
+            value = row[metric]
+            points.append({"step": row["step"], "value": value, "low": value - error, "high": value + error})
+    if not points:
+        return Markup("")
+    x = alt.X("step:Q", axis=alt.Axis(tickCount=4, format="~s", grid=False, tickMinStep=1), title="step")
+    share = metric != "bits_per_byte"
+    axis = alt.Axis(tickCount=4, format=".0%" if share else "~g", domain=False, ticks=False)
+    y = alt.Y("value:Q", scale=alt.Scale(zero=False, nice=True), axis=axis, title=title)
+    color = KEPT if share else SECOND
+    base = alt.Chart(_data(points))
+    layers: list[Any] = [
+        base.mark_area(color=color, opacity=0.16).encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q"),
+        base.mark_line(color=color, strokeWidth=2, point=alt.OverlayMarkDef(filled=True, size=26, color=color)).encode(
+            x=x, y=y
+        ),
+    ]
+    if len(points) == 1:
+        layers.append(base.mark_rule(color=color, opacity=0.5).encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q"))
+    if chance is not None:
+        line = alt.Chart(_data([{"chance": chance}]))
+        layers.append(
+            line.mark_rule(color=LOST, strokeDash=[4, 3], strokeWidth=1.3).encode(y=alt.Y("chance:Q", title=title))
+        )
+    label = f"{task}: {title} {points[-1]['value']:.4g} at step {points[-1]['step']}"
+    return render(alt.layer(*layers).properties(width=290, height=130), label)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,132 @@
+"""The files of a run directory that need no torch: events, logs, the marker `latest`, the lock.
+
+Kept apart from `checkpoint` so that a finished run is recognised in a fraction of a second. Everything small is
+replaced by write, fsync, rename: a reader sees the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import IO, Any
+
+LATEST, STATE = "latest", "state.json"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; the message says where, what was found and what to do."""
+
+
+class TrainingError(Exception):
+    """The training cannot go on; the message says where, why and what to do."""
+
+
+class Events:
+    """JSON lines on the standard output, which nothing else can write to: file descriptor 1 then goes to stderr.
+
+    Libraries print there as they like. A reader that went away ends the training with BrokenPipeError.
+    """
+
+    def __init__(self) -> None:
+        self.file = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self.file.write(json.dumps({"event": event, **fields}) + "\n")
+        self.file.flush()
+
+
+def lock(run: Path, wait_s: float = 30.0) -> IO[str]:
+    """Hold the run directory until the process ends; TrainingError if another trainer keeps it for `wait_s`.
+
+    The wait covers the orphan of a killed engine, which ends at its next event.
+    """
+    (run / ".cache").mkdir(parents=True, exist_ok=True)
+    file = (run / ".cache" / "trainer.lock").open("a")
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TrainingError(f"{run}: another trainer is writing to it: wait for it, or end it") from None
+            time.sleep(0.2)
+
+
+def input_digest(index_digest: str, probes: Path) -> str:
+    """SHA-256 over the token index and the probe files: everything that the training reads."""
+    digest = hashlib.sha256(index_digest.encode())
+    for path in sorted(probes.glob("*.jsonl")) if probes.is_dir() else []:
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish_text(path: Path, text: str) -> None:
+    """Replace a small file: write beside it, fsync, rename."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("w") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    partial.replace(path)
+    sync(path.parent)
+
+
+def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest complete checkpoint and its state, or None. Raises CheckpointError if `latest` points nowhere."""
+    marker = folder / LATEST
+    if not marker.exists():
+        return None
+    path = folder / marker.read_text().strip()
+    try:
+        return path, json.loads((path / STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{marker}: names {path.name}, which cannot be read ({error}): put the name of a complete step-* folder "
+            f"into it, or remove {folder} to start again"
+        ) from None
+
+
+def set_aside(run: Path, fingerprint: str) -> Path:
+    """Move checkpoints and logs of another configuration to `checkpoints-<fingerprint>`; an older one is replaced."""
+    target = run / f"checkpoints-{fingerprint[:8]}"
+    if target.exists():
+        shutil.rmtree(target)
+    (run / "checkpoints").rename(target)
+    for name in ("train.jsonl", "probes.jsonl"):
+        if (run / name).exists():
+            (run / name).rename(target / name)
+    return target
+
+
+def truncate_rows(path: Path, step: int) -> None:
+    """Keep the rows of a JSONL log up to `step`, so that no step appears twice after a resumption.
+
+    A last line that a killed process left half-written is dropped with them.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if row["step"] > step:
+            break
+        kept.append(line + "\n")
+    publish_text(path, "".join(kept))
