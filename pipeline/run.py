@@ -207,8 +207,13 @@ class _Worker:
         stages = summary.write_stage_files(self.run_dir, self.plan, self.ran)
         if self.failures:
             return {"stages": stages, "warnings": []}
-        totals = summary.check_conservation(self.run_dir, self.plan, stages)
-        return {"documents": totals, "stages": stages, "warnings": summary.warnings(self.plan, stages)}
+        documents, sizes = summary.check_conservation(self.run_dir, self.plan, stages)
+        return {
+            "documents": documents,
+            "bytes": sizes,
+            "stages": stages,
+            "warnings": summary.warnings(self.plan, stages),
+        }
 
     def close(self) -> None:
         if self._executor is not None:

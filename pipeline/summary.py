@@ -60,19 +60,27 @@ def write_stage_files(run_dir: Path, plan: Plan, ran: set[str]) -> list[dict[str
     return found
 
 
-def check_conservation(run_dir: Path, plan: Plan, stages: list[dict[str, Any]]) -> dict[str, int]:
-    """Totals of the ledger, compared with what every stage committed. Raises ConservationError."""
+def check_conservation(
+    run_dir: Path, plan: Plan, stages: list[dict[str, Any]]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Totals of the ledger in documents and in bytes of text, compared with what every stage committed.
+
+    Raises ConservationError.
+    """
     with duckdb.connect() as db:
         rows = db.execute(
-            "select verdict, stage, count(*) from read_parquet(?) group by all", [str(run_dir / "ledger" / "*.parquet")]
+            "select verdict, stage, count(*), coalesce(sum(text_bytes), 0)::bigint from read_parquet(?) group by all",
+            [str(run_dir / "ledger" / "*.parquet")],
         ).fetchall()
         doubled = db.execute(
             "select count(*) - count(distinct doc_id) from read_parquet(?)", [str(run_dir / "ledger" / "*.parquet")]
         ).fetchone()
     totals = {"in": sum(row[2] for row in rows), **dict.fromkeys(FATES[1:], 0)}
+    sizes = {"in": sum(row[3] for row in rows), **dict.fromkeys(FATES[1:], 0)}
     by_stage: dict[tuple[str, str], int] = {}
-    for verdict, stage, count in rows:
+    for verdict, stage, count, size in rows:
         totals[verdict] += count
+        sizes[verdict] += size
         by_stage[stage, verdict] = count
     ingested = next(stage["in"] for stage in stages if stage["name"] == INGEST)
     if ingested != totals["in"] or (doubled and doubled[0]):
@@ -85,7 +93,7 @@ def check_conservation(run_dir: Path, plan: Plan, stages: list[dict[str, Any]]) 
             drops = by_stage.get((node.name, "dropped"), 0)
             if drops != stage["dropped"]:
                 raise ConservationError(f"ledger: expected {stage['dropped']} drops by {node.name}, found {drops}")
-    return totals
+    return totals, sizes
 
 
 def warnings(plan: Plan, stages: list[dict[str, Any]]) -> list[str]:

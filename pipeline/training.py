@@ -1,6 +1,6 @@
 """Launching the trainer on the shards: a process of its own, which reads only what the pipeline wrote.
 
-Its events (one JSON object a line) become progress; everything else it says goes to `train.log`. The launch is a
+Its events (one JSON object a line) become progress; what its libraries say goes to `train.log`. The launch is a
 node like any other: committed under a fingerprint of its configuration and of everything that it reads.
 """
 
@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,9 @@ def train(run_dir: Path, plan: Plan, config: dict[str, Any], reporter: Reporter)
         str(run_dir / "train.config.json"),
     ]
     last: dict[str, Any] = {}
-    with timer, open(run_dir / "train.log", "wb") as log:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-        )
+    with timer, tempfile.TemporaryFile() as errors:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment)
         try:
             last = _follow(process, reporter)
             code = process.wait()
@@ -66,11 +66,11 @@ def train(run_dir: Path, plan: Plan, config: dict[str, Any], reporter: Reporter)
             process.terminate()  # the trainer saves its state and ends
             process.wait()
             raise
+        errors.seek(0)
+        lines = errors.read().decode("utf-8", "replace").strip().splitlines()
     if code != 0:
-        lines = (run_dir / "train.log").read_text(errors="replace").strip().splitlines()
-        raise TamisError(
-            f"train: the trainer ended with code {code}: {lines[-1] if lines else 'no output'} (see train.log)"
-        )
+        said = lines[-1] if lines else "no message"
+        raise TamisError(f"train: the trainer ended with code {code}: {said} (see {run_dir / 'train.log'})")
     metrics = {key: value for key, value in last.items() if key not in ("event",)}
     Store(run_dir).folder(node).mkdir(parents=True, exist_ok=True)
     Store(run_dir).publish(node, "train", [], {"metrics": metrics, "attempt": 0, **timer.to_json()})

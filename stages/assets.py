@@ -22,13 +22,13 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import TamisError
+from pipeline.stage import StageError
 
 MAX_MEMBER_BYTES = 1 << 30  # a member that unpacks to more is refused: no data file here is near it
 DOWNLOAD_SECONDS = 600
 
 
-class AssetError(TamisError):
+class AssetError(StageError):
     """A data file could not be had; the message says from where, and what to do."""
 
 

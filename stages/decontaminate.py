@@ -56,7 +56,9 @@ def read_items(folder: Path) -> list[dict]:
                 raise ValueError(f"{path}:{number}: expected the fields {', '.join(_FIELDS)}, {missing[0]} is missing")
             items.append(item)
     if not items:
-        raise ValueError(f"decontaminate: expected probe items in {folder}/*.jsonl, found none; list a task in `probes`")
+        raise ValueError(
+            f"decontaminate: expected probe items in {folder}/*.jsonl, found none; list a task in `probes`"
+        )
     return items
 
 
@@ -71,7 +73,10 @@ def build_table(items: list[dict], ngram: int, gap: int, min_words: int) -> Tabl
     keys: list[np.ndarray] = []
     targets: list[np.ndarray] = []
     lengths: set[int] = set()
-    total, form_item, stems, answers = [], [], [], [np.zeros(0, np.uint64)]
+    total: list[int] = []
+    form_item: list[int] = []
+    stems: list[tuple[int, int, int, int, int]] = []  # item, answer begin and end, gap, also
+    answers = [np.zeros(0, np.uint64)]
 
     def find_form(number: int, words: np.ndarray) -> None:
         windows = np.unique(window_keys(words, ngram))
@@ -112,12 +117,12 @@ def build_table(items: list[dict], ngram: int, gap: int, min_words: int) -> Tabl
     distinct, first = np.unique(flat[order], return_index=True)
     bits = np.zeros(1 << max(16, (16 * len(distinct)).bit_length()), np.uint8)
     bits[distinct & np.uint64(len(bits) - 1)] = 1
-    stem = np.array(stems, np.int64).reshape(-1, 5)
+    stem = np.ascontiguousarray(np.array(stems, np.int64).reshape(-1, 5).T)
     sizes = np.array(sorted(lengths), np.int64)
     return Table(
         sizes, np.array([minhash.power(size) for size in sizes], np.uint64), bits, distinct,
         np.append(first, len(flat)).astype(np.int64), target[order], np.array(total, np.int64),
-        np.array(form_item, np.int64), *np.ascontiguousarray(stem.T), np.concatenate(answers),
+        np.array(form_item, np.int64), stem[0], stem[1], stem[2], stem[3], stem[4], np.concatenate(answers),
     )  # fmt: skip
 
 

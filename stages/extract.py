@@ -53,13 +53,14 @@ class ExtractParams(Params):
 def clean(text: str) -> str:
     """Line ends as `\\n`; C0 controls but tab and newline, DEL and lone surrogates removed; stripped.
 
-    Unicode is not normalised: what the page says stays what the page says.
+    No-break spaces (`&nbsp;`, an instruction to the page's layout) become spaces, as language models split at these
+    alone. Unicode is not normalised otherwise: what the page says stays what the page says.
     """
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if _CONTROLS.search(text):
         text = _CONTROLS.sub("", text)
-    return text.strip()
+    return text.replace("\xa0", " ").strip()
 
 
 def decode_utf8(data: bytes) -> str:

@@ -75,7 +75,7 @@ def _line(text: str, max_chars: int) -> str:
 def _rules(params: LangidParams) -> list[Rule]:
     rules = [Rule("score", ">=", 0.65, "score_min")]
     if params.languages:
-        rules.insert(0, Rule("label", "in", tuple(params.languages), "label"))
+        rules.insert(0, Rule("language", "in", tuple(params.languages), "language"))
     return rules
 
 
@@ -83,14 +83,14 @@ def _rules(params: LangidParams) -> list[Rule]:
     "langid",
     LangidParams,
     reads=("text",),
-    adds=[("label", pa.string()), ("score", pa.float32()), ("top3", _TOP)],
+    adds=[("language", pa.string()), ("score", pa.float32()), ("top3", _TOP)],
     rules=_rules,
 )
 def langid(batch: Batch, params: LangidParams, tools: Tools) -> dict[str, pa.Array]:
-    """Language of each text: `label` (ISO 639-1, or 639-3 where there is none), `score` (float32 in [0, 1]), `top3`.
+    """Language of each text: `language` (ISO 639-1, or 639-3 where there is none), `score` (float32 in [0, 1]), `top3`.
 
     `top3` lists up to three {label, score}, best first. A null text gets nulls. Rules: `score >= 0.65` (`score_min`),
-    and `label in languages` (`label`) where languages are given. Raises AssetError without the model.
+    and `language in languages` (`language`) where languages are given. Raises AssetError without the model.
     """
     model = _model(params)
     texts = batch["text"].to_pylist()
@@ -106,4 +106,4 @@ def langid(batch: Batch, params: LangidParams, tools: Tools) -> dict[str, pa.Arr
     best = pa.array(starts[:-1], pa.int32(), mask=counts == 0)
     pairs = pa.StructArray.from_arrays([names, scores], ["label", "score"])
     top = pa.ListArray.from_arrays(pa.array(starts), pairs, _TOP, mask=pa.array(nothing))
-    return {"label": names.take(best), "score": scores.take(best), "top3": top}
+    return {"language": names.take(best), "score": scores.take(best), "top3": top}

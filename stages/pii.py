@@ -4,12 +4,13 @@ Every kind is found by its form and, where it has one, its check: Luhn for cards
 (ISO 13616), valid octets and the address registries for IPs, issued ranges for social security numbers. What is no
 person's stays: private, loopback, documentation and other reserved IP addresses, and dotted numbers that are
 versions or sections ("kernel 5.15.0.107", "v1.2.3.4", longer dotted runs, all four octets below 32, which is one
-address of 4,000). Phones are found only in the international form (+49 30
-...) or as (212) 555-0123 and 212-555-0123 with separators; bare digits are not.
+address of 4,000). Phones are found only in the international form (+49 30 ...) or as (212) 555-0123 and 212-555-0123
+with separators; bare digits are not.
 
-A placeholder is the kind in angle brackets, `<EMAIL>`; scrubbing twice changes nothing more. Trade-off: names and street addresses are not looked for; that takes a model, at a thousand times
-the cost. Cost: a compiled search (RE2) over the batch for each kind, about 800 MB of text a second; only texts
-with a hit are read by Python, so about 40 MB a second on manuals full of addresses and more elsewhere.
+A placeholder is the kind in angle brackets, `<EMAIL>`; scrubbing twice changes nothing more. Trade-off: names and
+street addresses are not looked for; that takes a model, at a thousand times the cost. Cost: a compiled search (RE2)
+over the batch for each kind, about 800 MB of text a second; only texts with a hit are read by Python, so about
+35 MB a second on manuals full of addresses and more elsewhere.
 """
 
 from __future__ import annotations
@@ -30,16 +31,14 @@ from pipeline.stage import Batch, Params, Tools, doc_stage
 
 Span = tuple[int, int, str]  # start, end, kind
 KindName = Literal["email", "ip", "phone", "card", "iban", "ssn"]
-_IBAN_LENGTHS = dict(
-    pair.split(":")
-    for pair in (
-        "AD:24 AE:23 AL:28 AT:20 AZ:28 BA:20 BE:16 BG:22 BH:22 BR:29 BY:28 CH:21 CR:22 CY:28 CZ:24 DE:22 DK:18 DO:28 "
-        "EE:20 EG:29 ES:24 FI:18 FO:18 FR:27 GB:22 GE:22 GI:23 GL:18 GR:27 GT:28 HR:21 HU:28 IE:22 IL:23 IQ:23 IS:26 "
-        "IT:27 JO:30 KW:30 KZ:20 LB:28 LC:32 LI:21 LT:20 LU:20 LV:21 LY:25 MC:27 MD:24 ME:22 MK:19 MR:27 MT:31 MU:30 "
-        "NL:18 NO:15 PK:24 PL:28 PS:29 PT:25 QA:29 RO:24 RS:22 SA:24 SC:31 SE:24 SI:19 SK:24 SM:27 SV:28 TL:23 TN:24 "
-        "TR:26 UA:29 VA:22 VG:24 XK:20"
-    ).split()
+_IBAN_COUNTRIES = (
+    "AD:24 AE:23 AL:28 AT:20 AZ:28 BA:20 BE:16 BG:22 BH:22 BR:29 BY:28 CH:21 CR:22 CY:28 CZ:24 DE:22 DK:18 DO:28 "
+    "EE:20 EG:29 ES:24 FI:18 FO:18 FR:27 GB:22 GE:22 GI:23 GL:18 GR:27 GT:28 HR:21 HU:28 IE:22 IL:23 IQ:23 IS:26 "
+    "IT:27 JO:30 KW:30 KZ:20 LB:28 LC:32 LI:21 LT:20 LU:20 LV:21 LY:25 MC:27 MD:24 ME:22 MK:19 MR:27 MT:31 MU:30 "
+    "NL:18 NO:15 PK:24 PL:28 PS:29 PT:25 QA:29 RO:24 RS:22 SA:24 SC:31 SE:24 SI:19 SK:24 SM:27 SV:28 TL:23 TN:24 "
+    "TR:26 UA:29 VA:22 VG:24 XK:20"
 )
+_IBAN_LENGTHS = dict(pair.split(":") for pair in _IBAN_COUNTRIES.split())
 _VERSION_BEFORE = re.compile(r"(?i)(?:\b(?:v|ver|vers|version|versions|release|rev|revision|build|kernel|firmware|"
                              r"driver|linux|chrome|chromium|section|chapter|oid)[\s:.=/#-]*|[\w.]/)\Z")  # fmt: skip
 

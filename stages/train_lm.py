@@ -35,7 +35,7 @@ _SALT = "train_lm"
 
 
 class TrainLmParams(Params):
-    where: list[str] = Field([], description="rules for the documents to learn from, as in `langid.label == en`")
+    where: list[str] = Field([], description="rules for the documents to learn from, as in `langid.language == en`")
     normalisation: str = Field("tamis/1", description="named text normalisation")
     order: int = Field(5, ge=2, le=5, description="longest n-gram, in words")
     max_docs: int = Field(100_000, ge=1, description="documents at most")

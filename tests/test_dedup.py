@@ -67,9 +67,12 @@ def fates(ids, out):
     return dict(zip(ids, zip(out.drop.to_pylist(), canonical, score, strict=True), strict=True))
 
 
+def python_fold(text):
+    return "".join(c.casefold() if len(c.casefold()) == 1 else c.lower()[0] for c in text)
+
+
 def python_words(text):
-    folded = "".join(c.casefold() if len(c.casefold()) == 1 else c.lower()[0] for c in text)
-    return re.findall(r"\w+", folded)
+    return [python_fold(word) for word in re.findall(r"\w+", text)]
 
 
 def python_jaccard(left, right, n=5):
@@ -128,11 +131,10 @@ def test_murmur3_golden_vectors():
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | SPACED)
 def test_normalised_text_matches_python(text):
-    folded = "".join(c.casefold() if len(c.casefold()) == 1 else c.lower()[0] for c in text)
     data, starts, ends = minhash.text_spans(pa.array(["x" + text]))
     out = np.zeros(len(data) * 3 // 2 + 8, np.uint8)
     size = content_hash.normalise(data, starts[0] + 1, ends[0], minhash.fold_table(), *chars.tables(), out)
-    assert out[:size].tobytes().decode() == " ".join(folded.split())
+    assert out[:size].tobytes().decode() == python_fold(" ".join(text.split()))
 
 
 def test_exact_keeps_the_smallest_id():
@@ -260,7 +262,9 @@ def test_gold_pairs():
     proposed = (keys[a] == keys[b]).any(axis=1)
     words = corpus.column("words").to_numpy()
     hashes, first, size = minhash.shingle_sets(*minhash.text_spans(corpus.text), minhash.word_table(), 5, words)
-    true = np.array([clusters.jaccard(hashes, first[x], size[x], first[y], size[y], 0) for x, y in zip(a, b, strict=True)])
+    true = np.array(
+        [clusters.jaccard(hashes, first[x], size[x], first[y], size[y], 0) for x, y in zip(a, b, strict=True)]
+    )
     found = proposed & (true >= params.threshold)
     assert (j >= 0.8).sum() > 1000
     assert (j[found] >= params.threshold - 0.005).mean() >= 0.99

@@ -126,8 +126,9 @@ def sentences_of(line: str) -> int:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from("A é b. c . ? ! \" ” ) _ word".split(" ") + [" ", "\u3000"])).map("".join))
-def test_sentences_equal_the_slow_definition(line):
+@given(st.lists(st.sampled_from(["A", "é", "b.", "c", ".", "?", "!", '"', "”", ")", " ", "\u3000", "_", "word"])))
+def test_sentences_equal_the_slow_definition(pieces):
+    line = "".join(pieces)
     assert sentences_of(line) == slow_sentences(line)
 
 

@@ -32,13 +32,13 @@ def run(texts, **params):
 
 def test_labels_scores_and_types():
     out = run(TEXTS)
-    assert out["label"].to_pylist() == ["en", "de", "fr", "ja", "ru"]
+    assert out["language"].to_pylist() == ["en", "de", "fr", "ja", "ru"]
     for item in stage_types()["langid"].adds:
         assert out[item.name].type == item.type
     scores = np.asarray(out["score"])
     assert ((scores > 0.65) & (scores <= 1)).all()
     for label, score, top in zip(
-        out["label"].to_pylist(), out["score"].to_pylist(), out["top3"].to_pylist(), strict=True
+        out["language"].to_pylist(), out["score"].to_pylist(), out["top3"].to_pylist(), strict=True
     ):
         assert top[0] == {"label": label, "score": score}
         assert [entry["score"] for entry in top] == sorted((entry["score"] for entry in top), reverse=True)
@@ -46,7 +46,7 @@ def test_labels_scores_and_types():
 
 def test_nulls_and_empty_batches():
     out = run([TEXTS[0], None, "", TEXTS[1], None])
-    assert out["label"].to_pylist()[:2] == ["en", None]
+    assert out["language"].to_pylist()[:2] == ["en", None]
     assert out["score"].is_null().to_pylist() == [False, True, False, False, True]
     assert [top and len(top) for top in out["top3"].to_pylist()] == [3, None, 3, 3, None]
     assert all(len(array) == 0 for array in run([]).values())
@@ -68,20 +68,20 @@ def test_batch_equals_one_by_one(texts):
 
 
 def test_only_the_first_characters_count():
-    assert run([TEXTS[0] + TEXTS[1] * 50], max_chars=len(TEXTS[0]))["label"].to_pylist() == ["en"]
+    assert run([TEXTS[0] + TEXTS[1] * 50], max_chars=len(TEXTS[0]))["language"].to_pylist() == ["en"]
 
 
 def test_rules():
     rules = stage_types()["langid"].rules
     assert rules(LangidParams()) == [Rule("score", ">=", 0.65, "score_min")]
-    assert rules(LangidParams(languages=["en", "de"]))[0] == Rule("label", "in", ("en", "de"), "label")
+    assert rules(LangidParams(languages=["en", "de"]))[0] == Rule("language", "in", ("en", "de"), "language")
 
 
 def test_own_model_is_pinned(tmp_path):
     published = wheel_file(*LID_176)
     digest = hashlib.sha256(published.read_bytes()).hexdigest()
     assert digest == "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
-    assert run(TEXTS[:1], model={"path": str(published), "sha256": digest})["label"].to_pylist() == ["en"]
+    assert run(TEXTS[:1], model={"path": str(published), "sha256": digest})["language"].to_pylist() == ["en"]
     with pytest.raises(AssetError, match=r"expected 0{64}, found 8f34"):
         run(TEXTS, model={"path": str(published), "sha256": "0" * 64})
     with pytest.raises(AssetError, match="found nothing at"):
@@ -109,6 +109,6 @@ def test_gold_sentences():
     table = pq.read_table(path)
     table = table.filter(pc.equal(table["kind"], "sentence")).combine_chunks()
     table = table.take(pa.array(np.arange(0, len(table), 9)))
-    label = run(table["text"].to_pylist())["label"]
+    label = run(table["text"].to_pylist())["language"]
     right = pc.equal(label, pc.if_else(pc.equal(table["lang"], "nb"), "no", table["lang"]).combine_chunks())
     assert 0.77 < pc.mean(right).as_py() < 0.82  # 0.795 on all 37,071

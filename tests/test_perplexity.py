@@ -303,7 +303,7 @@ def test_a_model_file_with_its_own_cut_offs(tmp_path):
 
 def test_declared_columns_and_rule():
     stage = stage_types()["perplexity"]
-    assert stage.reads(PerplexityParams(where=["langid.label == en"])) == ("doc_id", "text", "langid.label")
+    assert stage.reads(PerplexityParams(where=["langid.language == en"])) == ("doc_id", "text", "langid.language")
     assert stage.artifacts(PerplexityParams()) == ("train_lm",)
     (rule,) = stage.rules(PerplexityParams())
     assert rule.holds(pa.array(["head", "middle", "tail", None])).tolist() == [True, True, False, True]

@@ -85,8 +85,8 @@ def test_published_rule_and_artifacts():
     assert stage.artifacts(QualityParams()) == ("train_classifier",)
     file = ClassifierFile(path="m.bin", sha256="0" * 64)
     assert stage.artifacts(QualityParams(model=file)) == ()
-    params = TrainClassifierParams(positives=["langid.label == en", "words >= 50"], negatives=["host in [b.org]"])
-    assert stage_types()["train_classifier"].reads(params) == ("doc_id", "text", "host", "langid.label", "words")
+    params = TrainClassifierParams(positives=["langid.language == en", "words >= 50"], negatives=["host in [b.org]"])
+    assert stage_types()["train_classifier"].reads(params) == ("doc_id", "text", "host", "langid.language", "words")
 
 
 def test_too_few_documents_name_the_rule_and_the_counts(tmp_path):

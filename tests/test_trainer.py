@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -419,36 +420,54 @@ def test_checkpoint_loads_in_transformers(trained):
     assert not info["unexpected_keys"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"ranks": 2, "zero_stage": 1}], ids=["one-rank", "two-ranks-zero1"])
-def test_resumption_is_exact(trained, tmp_path, changes):
-    """Go back to the checkpoint of step 4 and on: one rank repeats the losses, two ranks agree to 1e-5."""
-    import shutil
+KEYS = ("loss", "grad_norm", "val_loss")
 
+
+def largest_difference(left: Path, right: Path) -> float:
+    """Over all numbers of two train.jsonl that the arithmetic decides; the steps must be the same."""
+    rows = list(zip(rows_of(left), rows_of(right), strict=True))
+    assert all(a["step"] == b["step"] for a, b in rows)
+    return max(abs(a[key] - b[key]) for a, b in rows for key in KEYS if key in a)
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_resumption_is_exact(trained, tmp_path, stage):
+    """Back to the checkpoint of step 4 and on again, past a broken later checkpoint and a half-written row."""
     run = tmp_path / "run"
     shutil.copytree(trained[0], run)
-    wanted, probes = rows_of(run), (run / "probes.jsonl").read_text()
     (run / "checkpoints" / "latest").write_text("step-4\n")
     (run / "checkpoints" / "step-6" / "model.safetensors").write_bytes(b"half-written")
     with (run / "train.jsonl").open("a") as out:
         out.write('{"step": 7, "los')
-    events = succeed(run, **changes)
-    assert events[0]["step"] == 4
-    found = rows_of(run)
-    assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6]
-    keys = ("loss", "grad_norm", "val_loss")
-    for before, after in zip(wanted, found, strict=True):
-        pairs = [(before[key], after[key]) for key in keys if key in before]
-        if changes:
-            assert all(left == pytest.approx(right, abs=1e-5) for left, right in pairs)
-        else:
-            assert all(left == right for left, right in pairs)
-    if not changes:
-        assert (run / "probes.jsonl").read_text() == probes
+    assert succeed(run, zero_stage=stage)[0]["step"] == 4
+    assert largest_difference(trained[0], run) <= (1e-5 if stage else 0)
+    if stage == 0:
+        assert (run / "probes.jsonl").read_text() == (trained[0] / "probes.jsonl").read_text()
+
+
+def test_two_ranks_with_zero_1_equal_one_rank(trained, tmp_path):
+    """From scratch, and from their checkpoint on with one rank and no sharding."""
+    run = make_run(tmp_path / "run")
+    succeed(run, ranks=2, zero_stage=1, checkpoint_every=3)
+    assert largest_difference(trained[0], run) < 1e-5
+    (run / "checkpoints" / "latest").write_text("step-3\n")
+    assert succeed(run)[0]["step"] == 3
+    assert largest_difference(trained[0], run) < 1e-5
+
+
+def test_a_killed_run_continues(trained, tmp_path):
+    """SIGKILL just after the first checkpoint, then the same command: the same rows as without the kill."""
+    run = make_run(tmp_path / "run")
+    (run / "config.json").write_text(json.dumps(TRAIN | {"checkpoint_every": 2}))
+    command = [sys.executable, "-m", "trainer.launch", "--run", str(run), "--config", str(run / "config.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TRAINER.parent) as process:
+        assert any(json.loads(line)["event"] == "checkpoint" for line in process.stdout)
+        process.kill()
+    assert succeed(run, checkpoint_every=2)[0]["step"] in (2, 4, 6)  # as far as it came before the signal
+    assert largest_difference(trained[0], run) == 0
 
 
 def test_a_changed_setting_starts_again_and_keeps_the_old(trained, tmp_path):
-    import shutil
-
     run = tmp_path / "run"
     shutil.copytree(trained[0], run)
     events = succeed(run, steps=2, probe_every=0)
@@ -486,7 +505,11 @@ def test_truncation_drops_later_and_broken_rows(tmp_path):
 
 
 def test_random_weights_are_at_chance_on_real_items(tmp_path):
-    """OpenBookQA with an untrained model and a byte vocabulary: accuracy near 1 in 4."""
+    """OpenBookQA with an untrained model, the gold labels dealt out in turn: within 4 standard errors of 1 in 4.
+
+    With the true labels it is not: an untrained model likes short choices (`acc`) or long ones (`acc_norm`), and
+    in OpenBookQA the gold choice is seldom the shortest and often the longest.
+    """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -500,10 +523,9 @@ def test_random_weights_are_at_chance_on_real_items(tmp_path):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     rows = []
-    for row in map(json.loads, source.read_text().splitlines()):
-        gold = row["choices"]["label"].index(row["answerKey"])
+    for number, row in enumerate(map(json.loads, source.read_text().splitlines())):
         rows.append({"task": "openbookqa", "id": row["id"], "context": row["question_stem"],
-                     "choices": row["choices"]["text"], "gold": gold})  # fmt: skip
+                     "choices": row["choices"]["text"], "gold": number % 4})  # fmt: skip
     (tmp_path / "openbookqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = Llama(ModelConfig(**SHAPE), 256).eval()
 
@@ -513,6 +535,6 @@ def test_random_weights_are_at_chance_on_real_items(tmp_path):
 
     (found,) = Probes(tmp_path, tmp_path / "tokenizer.json", 0, 256, 0).evaluate(scorer, lambda x: x, 0, 1)
     assert found["n"] == 500
-    assert 0.18 < found["acc"] < 0.34
-    assert 0.18 < found["acc_norm"] < 0.36
+    assert 0.17 < found["acc"] < 0.33
+    assert 0.17 < found["acc_norm"] < 0.33
     assert 7 < found["bits_per_byte"] < 9.5

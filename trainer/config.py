@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from trainer.guards import refuse
 
@@ -67,12 +67,20 @@ SIZES: dict[str, ModelConfig] = {
 }
 
 
+def _kind(value: Any) -> str:
+    return "size" if isinstance(value, str) else "shape"
+
+
+# Told apart by type, so that an error speaks of the one that was meant.
+Model = Annotated[Annotated[str, Tag("size")] | Annotated[ModelConfig, Tag("shape")], Discriminator(_kind)]
+
+
 class TrainConfig(BaseModel):
     """Settings of one training run. Give `steps` or `tokens`, not both."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str | ModelConfig = Field("tiny", description=f"a size ({', '.join(SIZES)}) or explicit dimensions")
+    model: Model = Field("tiny", description=f"a size ({', '.join(SIZES)}) or explicit dimensions")
     seq_len: int = Field(256, description="tokens the model sees at once", ge=8)
     global_batch: int = Field(16, description="sequences in one optimizer step, over all ranks", ge=1)
     steps: int | None = Field(None, description="optimizer steps (150 when neither steps nor tokens is given)", ge=1)

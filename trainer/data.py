@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FORMAT = "tamis-tokens/1"
-_DTYPES = {"uint16": (np.dtype("<u2"), pa.uint16()), "uint32": (np.dtype("<u4"), pa.uint32())}
+_DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 
 class DataError(Exception):
@@ -60,7 +60,7 @@ class TokenIndex:
                 raise DataError(f"{path}: expected dtype uint16 or uint32, found {raw['dtype']!r}")
             index = cls(
                 folder=folder,
-                dtype=_DTYPES[raw["dtype"]][0],
+                dtype=_DTYPES[raw["dtype"]],
                 vocab_size=int(raw["tokenizer"]["vocab_size"]),
                 eos_id=int(raw["tokenizer"]["eos_id"]),
                 shards=tuple(raw["shards"]),

@@ -5,7 +5,7 @@ parameters, with bf16 autocast where wanted, at every ZeRO stage, so a checkpoin
 weights. At stage 0 DeepSpeed does not report the norm of the gradient; there the trainer clips by itself and
 gives DeepSpeed `gradient_clipping: 0`.
 
-`_flat_partitions` touches private names of DeepSpeed 0.19; the tests of resumption guard it.
+`_flat_partitions` and `_link_moments` touch private names of DeepSpeed 0.19; the tests of resumption guard them.
 """
 
 from __future__ import annotations
@@ -146,6 +146,8 @@ class Engine:
     def tensors(self) -> dict[str, Tensors]:
         """The groups `model`, `exp_avg`, `exp_avg_sq` whole, fp32, on the CPU; empty on ranks other than 0."""
         groups: dict[str, Tensors] = {"model": {}, **{key: {} for key in MOMENTS}}
+        if self.config.zero_stage:
+            _link_moments(self._engine.optimizer)
         for name, parameter in self._model.canonical_parameters().items():
             if self.config.zero_stage == 0:
                 state = self._optimizer.state[parameter]
@@ -174,8 +176,7 @@ class Engine:
         sharded = self._engine.optimizer
         for partition in _flat_partitions(sharded):
             self._optimizer.state[partition] = fresh(partition.detach())
-        if hasattr(sharded, "_lazy_init_hp_params_optimizer_state"):
-            sharded._lazy_init_hp_params_optimizer_state()
+        _link_moments(sharded)
         for name, parameter in parameters.items():
             for key in MOMENTS:
                 safe_set_full_optimizer_state(parameter, restore[key][name].to(self._engine.device), key)
@@ -190,6 +191,17 @@ def _flat_partitions(sharded: Any) -> list[torch.Tensor]:
         f"DeepSpeed {deepspeed.__version__}: {type(sharded).__name__} has no flat fp32 partitions by a known name: "
         "resume with zero_stage 0, or install DeepSpeed 0.19"
     )
+
+
+def _link_moments(sharded: Any) -> None:
+    """Let every parameter find its moments in the flat partitions (ZeRO 1 and 2; ZeRO 3 looks them up itself).
+
+    DeepSpeed links all parameter groups after the step of the first group, when the moments of the others do
+    not exist yet, and never again.
+    """
+    if hasattr(sharded, "_lazy_init_hp_params_optimizer_state"):
+        sharded._hp_optimizer_states_linked = False
+        sharded._lazy_init_hp_params_optimizer_state()
 
 
 @torch.no_grad()

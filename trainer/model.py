@@ -153,10 +153,13 @@ class Llama(nn.Sequential):
     """The layer list run in order. `named_parameters` gives list names; see `canonical_name`."""
 
     def __init__(self, shape: ModelConfig, vocab_size: int, seed: int = 0) -> None:
-        super().__init__(*layer_list(shape, vocab_size))
+        layers = layer_list(shape, vocab_size)
+        super().__init__(*layers)
         self.shape, self.vocab_size = shape, vocab_size
         if shape.tied:
-            self[-1].lm_head.weight = self[0].embed_tokens.weight
+            embed, head = layers[0], layers[-1]
+            assert isinstance(embed, Embed) and isinstance(head, Head)  # noqa: PT018
+            head.lm_head.weight = embed.embed_tokens.weight
         initialise(self, seed)
 
     def forward(self, ids: torch.Tensor, targets: torch.Tensor | None = None, sparse: bool = False) -> torch.Tensor:

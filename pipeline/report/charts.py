@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 import vl_convert
 from markupsafe import Markup, escape
 
 from pipeline.report.queries import Distribution
 
-KEPT, LOST, INK, MUTED, GRID, SECOND = "#0f766e", "#c2410c", "#26292e", "#6b7079", "#e4e2dc", "#4f46a5"
+KEPT, LOST, INK, MUTED, GRID, SECOND = "#0f766e", "#e2703a", "#26292e", "#6b7079", "#e4e2dc", "#4f46a5"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _VERSION = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 _serial = itertools.count()
@@ -78,25 +79,25 @@ def distribution(found: Distribution) -> Markup:
     layers: list[Any] = [bars]
     shown = [b for b in found.bounds if found.edges[0] <= b.value <= found.edges[-1]]
     if shown:
-        marks = _data([{"at": bound.value} for bound in shown])
+        whole = abs(found.edges[0] % 1) == 0.5 and found.edges[1] - found.edges[0] == 1  # bars centred on integers
+        shift = {">=": -0.5, "<": -0.5, "<=": 0.5, ">": 0.5} if whole else {}
+        marks = _data([{"at": bound.value + shift.get(bound.op, 0)} for bound in shown])
         layers.append(
-            alt.Chart(marks).mark_rule(color=INK, strokeDash=[4, 3], strokeWidth=1.3).encode(x=alt.X("at:Q", scale=scale))
+            alt.Chart(marks)
+            .mark_rule(color=INK, strokeDash=[4, 3], strokeWidth=1.3)
+            .encode(x=alt.X("at:Q", scale=scale))
         )
     limits = ", ".join(f"{bound.op} {bound.value:g}" for bound in found.bounds)
     label = f"Histogram of {found.column}, median {found.median:.4g}" + (f", kept where {limits}" if limits else "")
     return render(alt.layer(*layers).properties(width=290, height=120), label)
 
 
-def smooth(values: Sequence[float], span: int) -> list[float]:
-    """Exponential moving average over about `span` values, with the bias of the first values taken out."""
-    keep = 1 - 1 / max(span, 1)
-    total = weight = 0.0
-    out = []
-    for value in values:
-        total = keep * total + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        out.append(total / weight)
-    return out
+def smooth(values: Sequence[float], reach: int) -> list[float]:
+    """Mean over `reach` values to each side, fewer where the ends are near: it does not lag behind a falling loss."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    half = np.minimum(np.minimum(at, len(values) - 1 - at), reach)
+    return ((total[at + half + 1] - total[at - half]) / (2 * half + 1)).tolist()
 
 
 def training(rows: Sequence[Mapping[str, Any]]) -> Markup:
@@ -105,7 +106,7 @@ def training(rows: Sequence[Mapping[str, Any]]) -> Markup:
     if not rows:
         return Markup("")
     thin = rows[:: max(1, len(rows) // 1500)]
-    averaged = smooth([row["loss"] for row in thin], max(1, len(thin) // 40))
+    averaged = smooth([row["loss"] for row in thin], len(thin) // 50)
     steps = [{"tokens": row["tokens"], "loss": row["loss"], "mean": m} for row, m in zip(thin, averaged, strict=True)]
     x = alt.X("tokens:Q", axis=alt.Axis(format="~s", tickCount=6, grid=False), title="training tokens")
     scale = alt.Scale(zero=False, nice=True)
@@ -123,7 +124,7 @@ def training(rows: Sequence[Mapping[str, Any]]) -> Markup:
         )  # fmt: skip
         layers.append(mark.encode(x=x, y=alt.Y("loss:Q", scale=scale, title=title)))
     label = f"Training loss from {rows[0]['loss']:.3f} to {rows[-1]['loss']:.3f} over {rows[-1]['tokens']} tokens"
-    return render(alt.layer(*layers).properties(width=700, height=230), label)
+    return render(alt.layer(*layers).properties(width=1000, height=260), label)
 
 
 def probe(task: str, rows: Sequence[Mapping[str, Any]], metric: str, title: str, chance: float | None) -> Markup:
@@ -139,24 +140,24 @@ def probe(task: str, rows: Sequence[Mapping[str, Any]], metric: str, title: str,
     x = alt.X("step:Q", axis=alt.Axis(tickCount=4, format="~s", grid=False, tickMinStep=1), title="step")
     share = metric != "bits_per_byte"
     axis = alt.Axis(tickCount=4, format=".0%" if share else "~g", domain=False, ticks=False)
-    y = alt.Y("value:Q", scale=alt.Scale(zero=False, nice=True), axis=axis, title=title)
+    y = alt.Y("value:Q", scale=alt.Scale(zero=False, nice=True), axis=axis, title=None)
     color = KEPT if share else SECOND
     base = alt.Chart(_data(points))
     layers: list[Any] = [
-        base.mark_area(color=color, opacity=0.16).encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q"),
+        base.mark_area(color=color, opacity=0.16).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q"),
         base.mark_line(color=color, strokeWidth=2, point=alt.OverlayMarkDef(filled=True, size=26, color=color)).encode(
             x=x, y=y
         ),
     ]
     if len(points) == 1:
-        layers.append(base.mark_rule(color=color, opacity=0.5).encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q"))
+        layers.append(base.mark_rule(color=color, opacity=0.5).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q"))
     if chance is not None:
         line = alt.Chart(_data([{"chance": chance}]))
         layers.append(
-            line.mark_rule(color=LOST, strokeDash=[4, 3], strokeWidth=1.3).encode(y=alt.Y("chance:Q", title=title))
+            line.mark_rule(color=LOST, strokeDash=[4, 3], strokeWidth=1.3).encode(y=alt.Y("chance:Q", title=None))
         )
     label = f"{task}: {title} {points[-1]['value']:.4g} at step {points[-1]['step']}"
-    return render(alt.layer(*layers).properties(width=290, height=130), label)
+    return render(alt.layer(*layers).properties(width=430, height=150), label)
 
 
 def _finite(value: Any) -> bool:

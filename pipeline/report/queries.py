@@ -52,10 +52,13 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _exact(path: Path) -> str:
+    """The path as a DuckDB pattern that matches nothing else."""
+    return "".join(f"[{c}]" if c in "[*?" else c for c in str(path.resolve()))
+
+
 def _files(folder: Path) -> str:
-    """A SQL list of the folder's Parquet files, with the characters that would make a path a pattern escaped."""
-    names = [str(path.resolve()) for path in sorted(folder.glob("*.parquet"))]
-    return "[" + ", ".join(_literal(name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")) for name in names) + "]"
+    return "[" + ", ".join(_literal(_exact(path)) for path in sorted(folder.glob("*.parquet"))) + "]"
 
 
 class Ledger:
@@ -64,7 +67,8 @@ class Ledger:
     def __init__(self, run_dir: Path) -> None:
         self.db = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
         folders = [run_dir / "ledger", run_dir / "quarantine"]
-        allowed = ", ".join(_literal(str(folder.resolve())) for folder in folders)
+        names = [name for folder in folders for name in (str(folder.resolve()), _exact(folder))]
+        allowed = ", ".join(map(_literal, names))  # the pattern is checked, and then the file that it matched
         self.db.execute(f"SET allowed_directories = [{allowed}]")
         self.db.execute("SET enable_external_access = false")
         self.db.execute("SET lock_configuration = true")

@@ -67,7 +67,7 @@ def candidates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @njit(cache=True, nogil=True)
 def jaccard(hashes, first_a, size_a, first_b, size_b, least):
-    """True Jaccard of two sorted sets, or -1 as soon as it is certain to be below `least`."""
+    """True Jaccard of two sorted sets, or -1 as soon as it is certain to be below `least`; 0 for two empty ones."""
     common, i, j = 0, first_a, first_b
     end_a, end_b = first_a + size_a, first_b + size_b
     allowed = (size_a + size_b) * (1.0 - 2.0 * least / (1.0 + least)) + 1e-6
@@ -88,7 +88,8 @@ def jaccard(hashes, first_a, size_a, first_b, size_b, least):
                 i += 1
             else:
                 j += 1
-    return common / (size_a + size_b - common)
+    union = size_a + size_b - common
+    return common / union if union else 0.0
 
 
 @njit(cache=True, nogil=True)

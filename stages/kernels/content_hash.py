@@ -38,7 +38,7 @@ def _word(data, at, size):
 
 @njit(cache=True, nogil=True)
 def murmur3(data, size):
-    """(high uint64, low uint64) of `data[:size]`; the published digest is high then low, each little-endian first half."""
+    """(high uint64, low uint64) of `data[:size]`: the published digest, in two halves."""
     h1, h2 = np.uint64(0), np.uint64(0)
     blocks = size // 16
     for block in range(blocks):

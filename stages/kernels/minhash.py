@@ -45,7 +45,7 @@ def fold_table() -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def word_table() -> np.ndarray:
-    """uint32[_LIMIT]: 0 for a code point outside words, else its case folding, with bit 31 set where it stands alone."""
+    """uint32[_LIMIT]: 0 outside words, else the case folding, with bit 31 set where a code point is a word alone."""
     table = np.zeros(_LIMIT, np.uint32)
     for run in re.finditer(r"\w+", "".join(map(chr, range(_LIMIT)))):
         table[run.start() : run.end()] = fold_table()[run.start() : run.end()]

@@ -1,0 +1,275 @@
+"""Builds RUN/report/index.html: gathers what the run left, asks the ledger, draws, and publishes one file.
+
+The page holds no script and asks nothing of the network (a content security policy says so to the browser); every
+value is escaped by the template, and a URL becomes a link only when it is plain http or https. Only summary.json and
+the ledger must exist: a run that stopped half way has a report too. Cost: 2 to 6 s, most of it drawing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.errors import TamisError
+from pipeline.report import charts
+from pipeline.report.queries import Bound, Ledger
+from pipeline.storage import publish
+
+SCORES, GROUPS, CLUSTERS, QUARANTINED = 12, 15, 10, 12
+CHANCE = {"hellaswag": 0.25, "openbookqa": 0.25, "commonsenseqa": 0.2, "piqa": 0.5, "arc_easy": 0.25,
+          "arc_challenge": 0.25, "sciq": 0.25, "winogrande": 0.5, "boolq": 0.5}  # fmt: skip
+
+
+def build(run_dir: Path) -> Path:
+    """Write RUN/report/index.html and return its path. Raises TamisError when there is no summary or no ledger."""
+    run_dir = Path(run_dir)
+    summary = _json(run_dir / "summary.json")
+    if summary is None or not any((run_dir / "ledger").glob("*.parquet")):
+        raise TamisError(f"{run_dir}: expected summary.json and ledger/*.parquet, found none: run `tamis run` first")
+    page = _environment().get_template("template.html").render(_context(run_dir, summary))
+    path = run_dir / "report" / "index.html"
+    publish(path, page.encode("utf-8", "replace"))
+    return path
+
+
+def _context(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    rules = _rules(run_dir)
+    notes: list[str] = list(summary.get("warnings", []))
+    steps, unread = _lines(run_dir / "train.jsonl")
+    probes, unread_probes = _lines(run_dir / "probes.jsonl")
+    if unread + unread_probes:
+        notes.append(f"train.jsonl, probes.jsonl: lines that are not JSON, left out here: {unread + unread_probes}")
+    with Ledger(run_dir) as ledger:
+        reasons = ledger.reasons()
+        bounds = _bounds(rules, reasons)
+        languages, hosts, sources = (ledger.groups(c, GROUPS) for c in ("language", "host", "source"))
+        losses = [group for kind in ("source", "language", "host") for group in _by_reason(kind, ledger)]
+        clusters, cluster_totals = ledger.clusters(CLUSTERS)
+        quarantine_counts, quarantined = ledger.quarantined(QUARANTINED)
+        distributions, sampled = ledger.distributions(bounds, SCORES)
+    fired = {row["reason"] for row in reasons}
+    seen = {stage["name"]: stage["in"] for stage in summary["stages"]}
+    for row in reasons:
+        row["share_of_stage"] = row["documents"] / seen[row["stage"]] if seen.get(row["stage"]) else 0.0
+    return {
+        "run": summary,
+        "flow": _flow(summary),
+        "reasons": reasons,
+        "silent": sorted({name for _, _, _, name in rules} - fired),
+        "groups": [
+            [g for g in (_group("Languages", *languages), _group("Sources", *sources)) if g["rows"]],
+            [g for g in (_group("Hosts", *hosts),) if g["rows"]],
+        ],
+        "losses": losses,
+        "warnings": notes,
+        "clusters": clusters,
+        "cluster_totals": cluster_totals,
+        "quarantine_counts": quarantine_counts,
+        "quarantined": quarantined,
+        "scores": [{"found": found, "svg": charts.distribution(found)} for found in distributions],
+        "sampled": sampled,
+        "tokens": _json(run_dir / "tokens" / "index.json"),
+        "tokenizer": _json(run_dir / "tokenizer" / "artifact.json"),
+        "steps": steps,
+        "first": steps[0] if steps else {},
+        "last": steps[-1] if steps else {},
+        "validated": next((row for row in reversed(steps) if row.get("val_loss") is not None), {}),
+        "training": charts.training(steps) if steps else "",
+        "probes": _probes(run_dir, probes),
+    }
+
+
+def _rules(run_dir: Path) -> list[tuple[str, str, Any, str]]:
+    """(column, operator, bound, name) of every rule that a `select` node of the plan applied, in order."""
+    plan = _json(run_dir / "plan.json") or {}
+    return [
+        (rule["column"], rule["op"], rule["value"], rule["name"])
+        for node in plan.get("nodes", [])
+        for rule in node.get("params", {}).get("rules") or []
+        if isinstance(rule, dict) and {"column", "op", "value", "name"} <= rule.keys()
+    ]
+
+
+def _bounds(rules: list[tuple[str, str, Any, str]], reasons: list[dict[str, Any]]) -> list[Bound]:
+    """Numeric rules with the number of documents that each dropped."""
+    dropped: dict[str, int] = {}
+    for row in reasons:
+        dropped[row["reason"]] = dropped.get(row["reason"], 0) + row["documents"]
+    return [
+        Bound(name, column, op, float(value), dropped.get(name, 0))
+        for column, op, value, name in rules
+        if isinstance(value, int | float)
+    ]
+
+
+def _flow(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each stage that lost documents left: widths are shares of the documents read."""
+    total = max(summary["documents"]["in"], 1)
+    left = summary["documents"]["in"]
+    rows = []
+    for stage in summary["stages"]:
+        lost, bad = stage["dropped"], stage["quarantined"]
+        if stage["kind"] in ("sink", "artifact") or not lost + bad:
+            continue
+        left -= lost + bad
+        shares = {"kept": left / total, "dropped": lost / total, "quarantined": bad / total}
+        rows.append({"stage": stage, "left": left, "lost": lost, "bad": bad, **shares})
+    return rows
+
+
+def _group(title: str, rows: list[dict[str, Any]], total: int) -> dict[str, Any]:
+    return {"title": title, "rows": rows, "total": total}
+
+
+def _by_reason(kind: str, ledger: Ledger) -> list[dict[str, Any]]:
+    """Values of a column that lost most of their documents, grouped by the reason that took most of them."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in ledger.heavy_losses(kind):
+        groups.setdefault(row["reason"] or "", []).append(row)
+    return [{"kind": kind, "reason": reason, "rows": rows} for reason, rows in groups.items()]
+
+
+def _probes(run_dir: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for each task: first and last row, chance, charts, and whether a change is outside the noise."""
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        tasks.setdefault(str(row.get("task")), []).append(row)
+    found = []
+    for task, history in sorted(tasks.items()):
+        history.sort(key=lambda row: row.get("step", 0))
+        first, last = history[0], history[-1]
+        chance = last.get("chance", _chance(run_dir / "probes" / f"{task}.jsonl", task))
+        found.append(
+            {
+                "task": task,
+                "first": first,
+                "last": last,
+                "chance": chance,
+                "beats_chance": _beyond(last.get("acc_norm"), chance, last.get("acc_norm_stderr")),
+                "learned": _beyond(
+                    last.get("bits_per_byte"),
+                    first.get("bits_per_byte"),
+                    math.hypot(last.get("bits_per_byte_stderr") or 0, first.get("bits_per_byte_stderr") or 0),
+                )
+                if first is not last
+                else None,
+                "bits": charts.probe(task, history, "bits_per_byte", "bits per byte of the answer", None),
+                "acc": charts.probe(task, history, "acc_norm", "accuracy, per character", chance),
+            }
+        )
+    return found
+
+
+def _beyond(value: float | None, reference: float | None, error: float | None) -> bool | None:
+    """Is the difference larger than two standard errors? None where a number is missing."""
+    if value is None or reference is None or not error:
+        return None
+    return abs(value - reference) > 2 * error
+
+
+def _chance(path: Path, task: str) -> float | None:
+    """Mean of 1 / choices over the probe's items, or the task's nominal value where the items are not at hand."""
+    if path.exists():
+        items, _ = _lines(path)
+        counts = [len(item["choices"]) for item in items if item.get("choices")]
+        if counts:
+            return sum(1 / count for count in counts) / len(counts)
+    return next((value for name, value in CHANCE.items() if task.startswith(name)), None)
+
+
+def _json(path: Path) -> Any:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise TamisError(f"{path}: expected JSON, found: {error}") from None
+
+
+def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The objects of a JSONL file, and the number of lines that are none (a killed writer leaves half a line)."""
+    rows, unread = [], 0
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            unread += bool(line.strip())
+    return rows, unread
+
+
+def shown(text: Any, limit: int = 110) -> str:
+    """Text of a stranger for the eye: control and direction characters spelled out, the middle cut when long."""
+    clean = "".join(
+        c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else f"\\u{ord(c):04x}" for c in str(text)
+    )
+    return clean if len(clean) <= limit else f"{clean[: limit * 2 // 3]} … {clean[-limit // 3 :]}"
+
+
+def safe_link(url: Any) -> str:
+    """The URL when it is plain http or https, else an empty string."""
+    text = str(url)
+    plain = text.startswith(("http://", "https://")) and all("!" <= c <= "~" for c in text)
+    return text if plain and len(text) <= 2000 else ""
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """12,345 in full for counts; 1.23 M above a million; significant digits for fractions; an en dash for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M")):
+        if abs(value) >= size:
+            return f"{value / size:.{digits}g}{unit}" if abs(value) < 1000 * size else f"{value / size:,.0f}{unit}"
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def size(value: float | None) -> str:
+    if value is None:
+        return "–"
+    for step, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= step:
+            return f"{value / step:.3g} {unit}" if value < 1000 * step else f"{value / step:,.0f} {unit}"
+    return f"{int(value)} B"
+
+
+def percent(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if 0 < value < 0.001:
+        return "< 0.1 %"
+    return f"{value * 100:.1f} %" if value < 0.9995 or value >= 1 else "> 99.9 %"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("pipeline.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number, "size": size, "percent": percent, "duration": duration, "shown": shown,
+        "safe_link": safe_link,
+    }  # fmt: skip
+    return environment

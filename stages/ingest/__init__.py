@@ -1,0 +1,1 @@
+"""Sources: readers that turn slices of files into rows, one file for each format."""

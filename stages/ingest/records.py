@@ -1,0 +1,94 @@
+"""What every reader shares: rows of INGEST_SCHEMA gathered into batches, and strings made safe for Arrow.
+
+A batch ends at 256 records or 16 MB of payload, whichever comes first, counted from the start of the slice: its
+boundaries depend on the slice alone. Cost: one Python list append for each column of each record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+
+from pipeline.stage import DROPPED, INGEST_SCHEMA, KEPT, QUARANTINED
+
+BATCH_RECORDS = 256
+BATCH_BYTES = 16 << 20
+RAW_BYTES = 1 << 20  # of a quarantined record, the most that a reader keeps; the engine stores less
+URL_CHARS = 8192
+
+Row = dict[str, object]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def clean(value: bytes | str | None, limit: int = URL_CHARS) -> str | None:
+    """A header value or URL that UTF-8 and a terminal can carry: U+FFFD for broken bytes, controls, surrogates."""
+    if value is None:
+        return None
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return _CONTROL.sub("�", text[:limit])
+
+
+def kept(offset: int, **fields: object) -> Row:
+    return {"record_offset": offset, "verdict": KEPT, **fields}
+
+
+def dropped(offset: int, reason: str, **fields: object) -> Row:
+    return {"record_offset": offset, "verdict": DROPPED, "reason": reason, **fields}
+
+
+def quarantined(offset: int, reason: str, error: str, raw: bytes | str | None = None, **fields: object) -> Row:
+    """A row for a broken record: `reason` is the short class, `error` one line that says what was found."""
+    if isinstance(raw, str):
+        raw = raw.encode("utf-8", "surrogatepass")
+    line = clean(" ".join(error.split()), 500)
+    return {"record_offset": offset, "verdict": QUARANTINED, "reason": reason, "error": line,
+            "raw": None if raw is None else bytes(raw[:RAW_BYTES]), **fields}  # fmt: skip
+
+
+def text_row(offset: int, text: object, html: object, url: object) -> Row:
+    """The row of a record that comes from a table, with the same checks for JSON lines and Parquet.
+
+    Quarantined: neither text nor HTML, a value that is no string, NUL characters or lone surrogates in the text.
+    HTML may be bytes; NULs in it are left to the extractor, as browsers do.
+    """
+    link = clean(url) if isinstance(url, str | bytes) else None
+    if text is None and html is None:
+        return quarantined(offset, "no_text", "expected a text or an html value, found neither", url=link)
+    if text is not None and not isinstance(text, str):
+        return quarantined(offset, "bad_type", f"text: expected a string, found {type(text).__name__}", repr(text))
+    if html is not None and not isinstance(html, str | bytes):
+        return quarantined(offset, "bad_type", f"html: expected a string, found {type(html).__name__}", repr(html))
+    if text is not None and "\0" in text:
+        return quarantined(offset, "nul_bytes", f"text: {text.count(chr(0))} NUL characters", text, url=link)
+    try:
+        page = html.encode() if isinstance(html, str) else html
+        size = len(text.encode()) if text is not None else len(page or b"")
+    except UnicodeEncodeError as error:
+        raw = text if text is not None else html
+        return quarantined(offset, "lone_surrogate", f"not valid Unicode: {error}", raw, url=link)  # type: ignore[arg-type]
+    if not size:
+        return dropped(offset, "empty_body", url=link)
+    charset = "utf-8" if isinstance(html, str) else None
+    return kept(offset, url=link, text=text, html=None if text is not None else page, charset=charset)
+
+
+def batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
+    """Record batches of INGEST_SCHEMA, in the order of the rows."""
+    pending: list[Row] = []
+    size = 0
+    for row in rows:
+        weight = sum(len(row[name] or b"") for name in ("html", "text", "raw") if name in row)  # type: ignore[arg-type]
+        if pending and (len(pending) >= BATCH_RECORDS or size + weight > BATCH_BYTES):
+            yield _batch(pending)
+            pending, size = [], 0
+        pending.append(row)
+        size += weight
+    if pending:
+        yield _batch(pending)
+
+
+def _batch(rows: list[Row]) -> pa.RecordBatch:
+    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in INGEST_SCHEMA]
+    return pa.RecordBatch.from_arrays(columns, schema=INGEST_SCHEMA)
