@@ -13,8 +13,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from pipeline.errors import ManifestError, TamisError
 
@@ -65,7 +63,7 @@ def run(
     address: Annotated[str | None, typer.Option(help="Ray cluster to use instead of a local one")] = None,
 ) -> None:
     """Run a manifest: from the sources to the report. What is done already is not done again."""
-    from pipeline import report
+    from pipeline import report, run_table
     from pipeline import run as driver
     from pipeline.executor import Executor, InlineExecutor
     from pipeline.progress import Reporter
@@ -90,42 +88,12 @@ def run(
         page = report.build(folder)
     else:
         err.print("nothing to do: every step of this manifest is done", style="green")
-    out.print(_table(result.summary))
+    out.print(run_table.documents(result.summary))
+    for line in run_table.training(folder):
+        out.print(line, highlight=False, markup=False)
     for warning in result.summary.get("warnings", []):
         err.print(f"note: {warning}", style="yellow", highlight=False, markup=False)
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
-
-
-def _table(summary: dict) -> Table:
-    table = Table(title=f"{summary['name']}: documents by stage", title_justify="left")
-    for heading in ("stage", "in", "kept", "dropped by reason", "quarantined", "seconds"):
-        table.add_column(heading, justify="left" if heading in ("stage", "dropped by reason") else "right")
-    for stage in summary["stages"]:
-        if stage["kind"] in ("sketch", "artifact") and not stage["quarantined"]:
-            if stage["kind"] == "artifact":
-                table.add_row(escape(stage["name"]), "", "", "[dim]artifact[/dim]", "", _seconds(stage))
-            continue
-        reasons = [f"{count:,} {name}" for name, count in stage["reasons"].items()]
-        shown = ", ".join(reasons[:6]) + (f", {len(reasons) - 6} more reasons" if len(reasons) > 6 else "")
-        table.add_row(
-            escape(stage["name"]),
-            f"{stage['in']:,}",
-            f"{stage['kept']:,}",
-            escape(f"{stage['dropped']:,}: {shown}" if reasons else ""),
-            f"{stage['quarantined']:,}",
-            _seconds(stage),
-        )
-    totals = summary["documents"]
-    table.add_section()
-    table.add_row(
-        "all", f"{totals['in']:,}", f"{totals['kept']:,}", f"{totals['dropped']:,}", f"{totals['quarantined']:,}",
-        f"{summary['seconds']:,.1f}",
-    )  # fmt: skip
-    return table
-
-
-def _seconds(stage: dict) -> str:
-    return "[dim]cached[/dim]" if stage["cached"] else f"{stage['wall_seconds']:,.1f}"
 
 
 @app.command(epilog="Example:  tamis plan M.yaml --set stages.4.select.rules='[langid.score >= 0.8]'")

@@ -20,7 +20,7 @@ from pipeline.report import build, charts
 from pipeline.report.build import duration, number, percent, safe_link, shown, size
 from pipeline.report.queries import Bound, Ledger, histogram
 
-VOID = {"meta", "br", "link", "img", "input", "hr"}
+VOID = {"col", "meta", "br", "link", "img", "input", "hr"}
 
 
 class Page(HTMLParser):
@@ -141,6 +141,16 @@ def test_a_run_that_stopped_early_has_a_report(run: Path, tmp_path: Path) -> Non
     ids = {attrs.get("id") for _, attrs in page.tags}
     assert "flow" in ids
     assert not ids & {"tokens", "training", "probes", "quarantine"}
+
+
+def test_a_run_that_failed_before_it_could_count(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "ledger", tmp_path / "ledger")
+    summary = {"name": "x", "manifest": "m.yaml", "ok": False, "started": "2026-11-21T05:19:42+00:00", "seconds": 3.0}
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"failures": ["train: out of memory"]}))
+    _, page = read(tmp_path)
+    assert "out of memory" in page.words
+    assert "2026-11-21 05:19 UTC" in page.words
+    assert "3,000" in page.words
 
 
 def test_an_all_null_ledger(run: Path, tmp_path: Path) -> None:

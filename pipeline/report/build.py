@@ -7,6 +7,7 @@ the ledger must exist: a run that stopped half way has a report too. Cost: 2 to 
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import unicodedata
@@ -39,12 +40,14 @@ def build(run_dir: Path) -> Path:
 
 def _context(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
     rules = _rules(run_dir)
-    notes: list[str] = list(summary.get("warnings", []))
+    run: dict[str, Any] = {"stages": [], "failures": [], "warnings": [], "started": "", "seconds": None, **summary}
+    notes: list[str] = list(run["warnings"])
     steps, unread = _lines(run_dir / "train.jsonl")
     probes, unread_probes = _lines(run_dir / "probes.jsonl")
     if unread + unread_probes:
         notes.append(f"train.jsonl, probes.jsonl: lines that are not JSON, left out here: {unread + unread_probes}")
     with Ledger(run_dir) as ledger:
+        run = {**ledger.totals(), **run}  # a run that failed early states none
         reasons = ledger.reasons()
         bounds = _bounds(rules, reasons)
         languages, hosts, sources = (ledger.groups(c, GROUPS) for c in ("language", "host", "source"))
@@ -53,12 +56,13 @@ def _context(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
         quarantine_counts, quarantined = ledger.quarantined(QUARANTINED)
         distributions, sampled = ledger.distributions(bounds, SCORES)
     fired = {row["reason"] for row in reasons}
-    seen = {stage["name"]: stage["in"] for stage in summary["stages"]}
+    seen = {stage["name"]: stage["in"] for stage in run["stages"]}
     for row in reasons:
         row["share_of_stage"] = row["documents"] / seen[row["stage"]] if seen.get(row["stage"]) else 0.0
     return {
-        "run": summary,
-        "flow": _flow(summary),
+        "run": run,
+        "manifest": "/".join(Path(str(run.get("manifest", ""))).parts[-2:]),
+        "flow": _flow(run),
         "reasons": reasons,
         "silent": sorted({name for _, _, _, name in rules} - fired),
         "groups": [
@@ -107,12 +111,12 @@ def _bounds(rules: list[tuple[str, str, Any, str]], reasons: list[dict[str, Any]
     ]
 
 
-def _flow(summary: dict[str, Any]) -> list[dict[str, Any]]:
+def _flow(run: dict[str, Any]) -> list[dict[str, Any]]:
     """What each stage that lost documents left: widths are shares of the documents read."""
-    total = max(summary["documents"]["in"], 1)
-    left = summary["documents"]["in"]
+    total = max(run["documents"]["in"], 1)
+    left = run["documents"]["in"]
     rows = []
-    for stage in summary["stages"]:
+    for stage in run["stages"]:
         lost, bad = stage["dropped"], stage["quarantined"]
         if stage["kind"] in ("sink", "artifact") or not lost + bad:
             continue
@@ -242,6 +246,15 @@ def size(value: float | None) -> str:
     return f"{int(value)} B"
 
 
+def moment(text: str) -> str:
+    """An ISO time as `2026-11-21 05:19 UTC`; anything else as it is."""
+    try:
+        when = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".strip()
+
+
 def percent(value: float | None) -> str:
     if value is None:
         return "–"
@@ -269,7 +282,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": number, "size": size, "percent": percent, "duration": duration, "shown": shown,
+        "number": number, "size": size, "percent": percent, "duration": duration, "shown": shown, "moment": moment,
         "safe_link": safe_link,
     }  # fmt: skip
     return environment

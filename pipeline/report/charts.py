@@ -17,7 +17,7 @@ import numpy as np
 import vl_convert
 from markupsafe import Markup, escape
 
-from pipeline.report.queries import Distribution
+from pipeline.report.queries import Distribution, line
 
 KEPT, LOST, INK, MUTED, GRID, SECOND = "#0f766e", "#e2703a", "#26292e", "#6b7079", "#e4e2dc", "#4f46a5"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -64,7 +64,9 @@ def distribution(found: Distribution) -> Markup:
         domain=[float(found.edges[0]), float(found.edges[-1])],
         nice=False,
     )
-    axis = alt.Axis(grid=False, tickCount=5, format="~s" if found.edges[-1] >= 1000 else "~g", labelOverlap=True)
+    step = 1 if found.whole else alt.Undefined
+    ticks = "~s" if found.edges[-1] >= 1000 else ".3~r"
+    axis = alt.Axis(grid=False, tickCount=5, format=ticks, labelOverlap=True, tickMinStep=step)
     bars = (
         alt.Chart(_data(rows))
         .mark_rect(stroke=None)
@@ -79,9 +81,7 @@ def distribution(found: Distribution) -> Markup:
     layers: list[Any] = [bars]
     shown = [b for b in found.bounds if found.edges[0] <= b.value <= found.edges[-1]]
     if shown:
-        whole = abs(found.edges[0] % 1) == 0.5 and found.edges[1] - found.edges[0] == 1  # bars centred on integers
-        shift = {">=": -0.5, "<": -0.5, "<=": 0.5, ">": 0.5} if whole else {}
-        marks = _data([{"at": bound.value + shift.get(bound.op, 0)} for bound in shown])
+        marks = _data([{"at": line(bound) if found.whole else bound.value} for bound in shown])
         layers.append(
             alt.Chart(marks)
             .mark_rule(color=INK, strokeDash=[4, 3], strokeWidth=1.3)
@@ -139,7 +139,7 @@ def probe(task: str, rows: Sequence[Mapping[str, Any]], metric: str, title: str,
         return Markup("")
     x = alt.X("step:Q", axis=alt.Axis(tickCount=4, format="~s", grid=False, tickMinStep=1), title="step")
     share = metric != "bits_per_byte"
-    axis = alt.Axis(tickCount=4, format=".0%" if share else "~g", domain=False, ticks=False)
+    axis = alt.Axis(tickCount=4, format=".0%" if share else ".3~r", domain=False, ticks=False)
     y = alt.Y("value:Q", scale=alt.Scale(zero=False, nice=True), axis=axis, title=None)
     color = KEPT if share else SECOND
     base = alt.Chart(_data(points))
@@ -152,9 +152,9 @@ def probe(task: str, rows: Sequence[Mapping[str, Any]], metric: str, title: str,
     if len(points) == 1:
         layers.append(base.mark_rule(color=color, opacity=0.5).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q"))
     if chance is not None:
-        line = alt.Chart(_data([{"chance": chance}]))
+        level = alt.Chart(_data([{"chance": chance}]))
         layers.append(
-            line.mark_rule(color=LOST, strokeDash=[4, 3], strokeWidth=1.3).encode(y=alt.Y("chance:Q", title=None))
+            level.mark_rule(color=LOST, strokeDash=[4, 3], strokeWidth=1.3).encode(y=alt.Y("chance:Q", title=None))
         )
     label = f"{task}: {title} {points[-1]['value']:.4g} at step {points[-1]['step']}"
     return render(alt.layer(*layers).properties(width=430, height=150), label)

@@ -40,6 +40,7 @@ class Distribution:
     failed: np.ndarray
     bounds: tuple[Bound, ...]
     log: bool
+    whole: bool
     documents: int
     median: float
 
@@ -87,6 +88,15 @@ class Ledger:
         cursor = self.db.execute(sql, parameters or [])
         names = [column[0] for column in cursor.description or []]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def totals(self) -> dict[str, dict[str, int]]:
+        """Documents and bytes of text by verdict, and `in` for all of them."""
+        rows = self.rows("SELECT verdict, count(*) AS documents, sum(text_bytes) AS bytes FROM ledger GROUP BY ALL")
+        out = {unit: dict.fromkeys(("kept", "dropped", "quarantined"), 0) for unit in ("documents", "bytes")}
+        for unit, counts in out.items():
+            counts |= {row["verdict"]: int(row[unit] or 0) for row in rows}
+            counts["in"] = sum(counts.values())
+        return out
 
     def reasons(self) -> list[dict[str, Any]]:
         """Drops by stage and reason, most first: documents, bytes, bounds of the deciding score, example URLs."""
@@ -187,23 +197,42 @@ def passes(values: np.ndarray, bound: Bound) -> np.ndarray:
 
 
 def histogram(column: str, values: np.ndarray, bounds: tuple[Bound, ...], bins: int = 44) -> Distribution:
-    """Bins over the middle 99 % of finite values (float64[n]) and every bound; the end bins gather the rest."""
-    low, median, high = np.quantile(values, [0.005, 0.5, 0.995])
-    inside = [bound.value for bound in bounds if values.min() <= bound.value <= values.max()]
-    low, high = min([low, *inside]), max([high, *inside])
+    """Bins over the middle 99 % of finite values (float64[n]) and every bound; the end bins gather the rest.
+
+    An edge lies on the first bound, so that colours change where its line stands; bars of whole numbers are centred.
+    """
+    low, median, high = (float(value) for value in np.quantile(values, [0.005, 0.5, 0.995]))
+    inside = [bound for bound in bounds if values.min() <= bound.value <= values.max()]
+    low, high = min([low, *(b.value for b in inside)]), max([high, *(b.value for b in inside)])
     if low >= high:
-        low, high = values.min(), values.max()
-    log = bool(low > 0 and median > 0 and high / median > 30)
-    whole = bool(np.all(values == np.rint(values)))
+        low, high = float(values.min()), float(values.max())
+    log = low > 0 and high / median > 30
+    span = max(high - low, 1e-9 * max(abs(low), abs(high)), 1e-290)  # wide enough for edges that differ
+    whole = not log and bool(np.all(values == np.rint(values)))
     if log:
-        edges = np.geomspace(low, high, bins + 1)
-    elif whole and high - low < bins:
-        edges = np.arange(np.floor(low), np.ceil(high) + 2) - 0.5
+        at = inside[0].value if inside else low
+        edges = at * np.exp(_grid(np.log(low / at), np.log(high / at), np.log(high / low) / bins))
+    elif whole:
+        at = line(inside[0]) if inside else np.floor(low) - 0.5
+        edges = at + _grid(low - at, high + 0.5 - at, max(1.0, np.ceil((high - low) / bins)))
     else:
-        edges = np.linspace(low, high, bins + 1)
+        at = inside[0].value if inside else low
+        edges = at + _grid(low - at, high - at, span / bins)
     clamped = np.clip(values, edges[0], edges[-1])
     ok = np.ones(len(values), bool)
     for bound in bounds:
         ok &= passes(values, bound)
     passed, failed = np.histogram(clamped[ok], edges)[0], np.histogram(clamped[~ok], edges)[0]
-    return Distribution(column, edges, passed, failed, bounds, log, len(values), float(median))
+    return Distribution(column, edges, passed, failed, bounds, log, whole, len(values), median)
+
+
+def _grid(low: float, high: float, step: float) -> np.ndarray:
+    """Multiples of `step` that cover low to high; 0 is among them where it lies between."""
+    first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
+    return step * np.arange(first, max(last, first + 1) + 1)
+
+
+def line(bound: Bound) -> float:
+    """Where the line of a bound stands between the bars of whole numbers."""
+    side = {">=": -0.5, "<": -0.5, "<=": 0.5, ">": 0.5}.get(bound.op, 0.0)
+    return float(np.floor(bound.value) if side > 0 else np.ceil(bound.value)) + side
