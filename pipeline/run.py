@@ -105,7 +105,7 @@ def run(manifest: Manifest, run_dir: Path, make_executor: Callable[[], Executor]
         current = before is not None and before.get("ok") and before.get("plan") == _plan_key(plan, train_config)
         if before and not worker.ran and not worker.failures and current:
             return RunResult(before, worked=False)
-        body |= worker.numbers()
+        body |= worker.numbers(train_config)
         body["train"] = trained or (before or {}).get("train")
         body["plan"] = _plan_key(plan, train_config)
     except TamisError as error:
@@ -202,9 +202,10 @@ class _Worker:
             elif node.kind == "sink":
                 views.publish_sink(self.run_dir, self.plan, node)
 
-    def numbers(self) -> dict[str, Any]:
+    def numbers(self, train_config: dict[str, Any] | None) -> dict[str, Any]:
         """Totals for the summary, after checking that no document was lost."""
-        stages = summary.write_stage_files(self.run_dir, self.plan, self.ran)
+        extra = [ledger.node_for(self.plan)] + ([training.node_for(self.plan, train_config)] if train_config else [])
+        stages = summary.write_stage_files(self.run_dir, self.plan, self.ran, extra)
         if self.failures:
             return {"stages": stages, "warnings": []}
         documents, sizes = summary.check_conservation(self.run_dir, self.plan, stages)

@@ -18,7 +18,7 @@ FATES = ("in", "kept", "dropped", "quarantined")
 
 def stage_summary(store: Store, plan: Plan, node: Node, ran: set[str]) -> dict[str, Any] | None:
     """Totals of a node over its commit records; None while some are missing."""
-    keys = ["artifact"] if node.kind == "artifact" else [piece.key for piece in plan.slices]
+    keys = [node.kind] if node.kind in ("artifact", "train") else [piece.key for piece in plan.slices]
     records = [store.commit(node, key) for key in keys]
     if not all(records):
         return None
@@ -45,18 +45,20 @@ def stage_summary(store: Store, plan: Plan, node: Node, ran: set[str]) -> dict[s
         "peak_rss_bytes": max((record["peak_rss_bytes"] for record in found), default=0),
         "stored_bytes": sum(file["bytes"] for record in found for file in record["files"]),
         "cached": node.name not in ran,
-        "metrics": found[0].get("metrics", {}) if node.kind == "artifact" else {},
+        "metrics": found[0].get("metrics", {}),
     }
 
 
-def write_stage_files(run_dir: Path, plan: Plan, ran: set[str]) -> list[dict[str, Any]]:
-    """`stage.json` beside each complete node; returns them in graph order."""
-    store = Store(run_dir)
-    stages = [stage_summary(store, plan, node, ran) for node in plan.nodes]
-    found = [stage for stage in stages if stage]
-    for stage in found:
-        body = {key: value for key, value in stage.items() if key != "cached"}
-        publish_json(store.folder(plan.by_name[stage["name"]]) / "stage.json", body)
+def write_stage_files(run_dir: Path, plan: Plan, ran: set[str], extra: list[Node]) -> list[dict[str, Any]]:
+    """`stage.json` beside each complete node, and beside `extra` ones; returns those of the plan in its order."""
+    store, found = Store(run_dir), []
+    for node in [*plan.nodes, *extra]:
+        stage = stage_summary(store, plan, node, ran)
+        if stage:
+            body = {key: value for key, value in stage.items() if key != "cached"}
+            publish_json(store.folder(node) / "stage.json", body)
+            if node.name in plan.by_name:
+                found.append(stage)
     return found
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-WORDS = (
+TEXT = (
     "the of and to in that with have be is was for on are as at by from this it an or which sea mountain river stone "
     "letter winter garden window market bread silver engine paper history science village answer question number "
     "morning evening bridge harbour forest island wheel candle thunder meadow lantern orchard kettle weaver miller"
-).split()  # noqa: SIM905
+)
+WORDS = TEXT.split()
 
 
 def sentence(rng: random.Random) -> str:

@@ -77,13 +77,12 @@ def test_the_contract_of_the_run_directory(run_dir):
     summary = json.loads((run_dir / "summary.json").read_text())
     assert sum(shard["rows"] for shard in index["shards"]) == summary["documents"]["kept"]
     for folder in (run_dir / "stages").iterdir():
-        if folder.name.split("@")[0] not in ("ledger", "train"):
-            stage = json.loads((folder / "stage.json").read_text())
-            assert {"in", "kept", "wall_seconds", "cpu_seconds", "peak_rss_bytes", "bytes_in"} <= set(stage), folder
-            assert list((folder / "commits").glob("*.json"))
+        stage = json.loads((folder / "stage.json").read_text())
+        assert {"in", "kept", "wall_seconds", "cpu_seconds", "peak_rss_bytes", "bytes_in"} <= set(stage), folder
+        assert list((folder / "commits").glob("*.json"))
     page = (run_dir / "report" / "index.html").read_text()
     assert 'src="http' not in page
-    assert 'href="http' not in page
+    assert "<link" not in page
 
 
 def test_probes_are_reported(run_dir):
@@ -108,7 +107,7 @@ def test_a_second_run_does_nothing_and_a_threshold_reruns_what_depends_on_it(run
     assert again.returncode == 0
     assert "nothing to do" in again.stderr
     changed = [*settings(shared_data, run_dir)[1:4], *settings(shared_data, run_dir)[6:]]
-    rules = "[langid.language in [en], langid.score >= 0.9]"
+    rules = '["langid.language in [en]", langid.score >= 0.9]'
     plan = tamis("plan", *changed, "--set", f"stages.2.select.rules={rules}")
     assert plan.returncode == 0, plan.stderr
     states = {line.split("│")[1].strip(): "runs" in line for line in plan.stdout.splitlines() if line.count("│") > 3}

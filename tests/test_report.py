@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_run import write_run
 
@@ -211,8 +211,12 @@ def test_queries_count_right(run: Path) -> None:
     )[:4]
 
 
-@given(st.lists(st.floats(-1e6, 1e6) | st.integers(-40, 40).map(float), min_size=2, max_size=60), st.floats(-50, 50),
+VALUES = st.floats(0, 1e6) | st.floats(-1e6, 1e6) | st.integers(-40, 40).map(float)
+
+
+@given(st.lists(VALUES, min_size=2, max_size=60), st.floats(-50, 50),
        st.sampled_from([">=", "<=", ">", "<"]))  # fmt: skip
+@settings(max_examples=400, deadline=None)
 def test_histograms_count_every_document_on_its_side(values: list[float], bound: float, op: str) -> None:
     array = np.array(values)
     if array.min() == array.max():

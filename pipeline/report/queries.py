@@ -7,6 +7,7 @@ uniform sample). Cost: a few scans of narrow ledger columns, about a second for 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,12 +207,12 @@ def histogram(column: str, values: np.ndarray, bounds: tuple[Bound, ...], bins: 
     low, high = min([low, *(b.value for b in inside)]), max([high, *(b.value for b in inside)])
     if low >= high:
         low, high = float(values.min()), float(values.max())
-    log = low > 0 and high / median > 30
+    log = low > max(1e-300, 1e-12 * high) and high > 30 * median
     span = max(high - low, 1e-9 * max(abs(low), abs(high)), 1e-290)  # wide enough for edges that differ
     whole = not log and bool(np.all(values == np.rint(values)))
     if log:
         at = inside[0].value if inside else low
-        edges = at * np.exp(_grid(np.log(low / at), np.log(high / at), np.log(high / low) / bins))
+        edges = at * np.exp(_grid(math.log(low / at), math.log(high / at), math.log(high / low) / bins))
     elif whole:
         at = line(inside[0]) if inside else np.floor(low) - 0.5
         edges = at + _grid(low - at, high + 0.5 - at, max(1.0, np.ceil((high - low) / bins)))

@@ -39,8 +39,10 @@ from stages.ingest import warc
 HOST = "pydoc.localhost"
 FILE = "pydoc.warc.gz"
 PAGE_SECONDS, PAGE_BYTES, MAX_RESTARTS = 15, 32 << 20, 5
-# Importing these opens a browser or windows, or runs the interpreter's own tests.
-SKIPPED = re.compile(r"^/(antigravity|idlelib|test|turtledemo|lib2to3\.(tests|pgen2)|_?tkinter|turtle|__main__)\b")
+# Tests, tools with a window or a browser, and packages that newer Pythons no longer have.
+SKIPPED = re.compile(
+    r"^/(antigravity|idlelib|test|turtledemo|turtle|_?tkinter|__main__|lib2to3|distutils|[\w.]+\.tests?)\b"
+)
 _LINK = re.compile(rb"<(?:a|link)\b[^>]*?\bhref=\"([^\"<>]{1,500})\"", re.IGNORECASE)
 _SERVER = """
 import pydoc, sys
