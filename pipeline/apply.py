@@ -110,9 +110,7 @@ def _manifest(names: list[str], table: pa.Table, folder: Path) -> dict[str, Any]
         body["probes"] = {}
     if any(known[kind].rules(known[kind].params()) for kind in kinds if _has_defaults(kind)) and "select" not in kinds:
         stages.append("select")
-    columns: dict[str, str | None] = {name: name for name in ("text", "html", "url") if name in table.column_names}
-    columns |= {name: None for name in ("text", "html", "url") if name not in table.column_names}
-    body["sources"] = [{"name": "file", "format": "parquet", "paths": str(folder / "documents.parquet"), **columns}]
+    body["sources"] = [{"name": "file", "format": "parquet", "paths": str(folder / "documents.parquet")}]
     return body
 
 

@@ -158,9 +158,13 @@ def sample_crawl(
     max_pages: Annotated[int, typer.Option(min=1, help="pages to fetch at most")] = 2000,
 ) -> None:
     """Crawl Python's own documentation over HTTP on loopback into a true WARC."""
+    from pipeline.progress import Reporter
     from stages.ingest import pydoc_crawl
 
-    counts = pydoc_crawl.crawl(output, max_pages=max_pages)
+    reporter = Reporter(err)
+    reporter.start("crawl", max_pages)
+    counts = pydoc_crawl.crawl(output, max_pages, lambda fetched, known: reporter.advance(1, f"{known:,} pages known"))
+    reporter.finish(f"{counts['pages']:,} pages")
     out.print(", ".join(f"{value:,} {key}" for key, value in counts.items()) + f"; wrote {output}", highlight=False)
 
 

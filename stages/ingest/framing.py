@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from stages.ingest.gzip_members import Broken
-from stages.ingest.records import RAW_BYTES
+from stages.ingest.records import RAW_BYTES, Broken
 
 HEAD_BYTES = 64 << 10
 _BLANK = re.compile(rb"\n\r*\n")  # tools have written LF and CR CR LF for CR LF

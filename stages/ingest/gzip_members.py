@@ -18,18 +18,12 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple, NoReturn
 
+from stages.ingest.records import Broken
+
 MAGIC = b"\x1f\x8b\x08"
 STEP = 16 << 10  # compressed bytes inflated at once: no step makes more than 16.5 MB
 BLOCK = 4 << 20  # bytes of one read from storage
 BOMB_BYTES, BOMB_RATIO = 64 << 20, 250  # a member beyond both is not a crawl
-
-
-class Broken(Exception):
-    """Input that cannot be read further from here. `reason` is its short class."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class Window:

@@ -15,10 +15,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.stage import Params, source_format
-from stages.ingest.records import RAW_BYTES, Row, batches, dropped, quarantined, text_row
+from stages.ingest.records import BLOCK, RAW_BYTES, Broken, Row, batches, decompressed, dropped, quarantined, text_row
 
 _CODECS = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}  # no JSON text begins like this
-_BLOCK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -33,12 +32,12 @@ class Jsonl(Params):
 
 
 class Line(NamedTuple):
-    """`data` has at most the cap's bytes and one more. `error` is set where the stream broke inside the line."""
+    """`data` has at most the cap's bytes and one more. `broken` is set where the stream broke inside the line."""
 
     offset: int
     data: bytes
     size: int
-    error: str | None = None
+    broken: Broken | None = None
 
 
 def _codec(file) -> str | None:
@@ -58,53 +57,47 @@ def read(fs, path: str, start: int, end: int, params: Jsonl) -> Iterator[pa.Reco
     """Rows of the lines that begin in [start, end). Blank lines are no records."""
     with fs.open_input_file(path) as file:
         codec = _codec(file)
-        if codec:
-            stream, at, stop = pa.CompressedInputStream(file, codec), 0, None
-        else:
-            at = max(start - 1, 0)  # a line begins at `start` if the byte before ends one
-            file.seek(at)
-            stream, stop = file, end
-        lines = _lines(stream, at, params.max_record_bytes, codec)
+        at = max(start - 1, 0)  # a line begins at `start` if the byte before ends one
+        file.seek(at)
+        blocks = decompressed(file, codec) if codec else iter(lambda: file.read(BLOCK), b"")
+        lines, stop = _lines(blocks, at, params.max_record_bytes), None if codec else end
         if start > 0:
             next(lines, None)
         yield from batches(_rows(lines, stop, params))
 
 
-def _lines(stream, at: int, cap: int, codec: str | None) -> Iterator[Line]:
+def _lines(blocks: Iterator[bytes], at: int, cap: int) -> Iterator[Line]:
     parts: list[bytes] = []
     size = 0
 
-    def line(tail: bytes, error: str | None = None) -> Line:
-        return Line(at, b"".join([*parts, tail[: max(0, cap + 1 - sum(map(len, parts)))]]), size + len(tail), error)
+    def line(tail: bytes, broken: Broken | None = None) -> Line:
+        room = max(0, cap + 1 - sum(map(len, parts)))
+        return Line(at, b"".join([*parts, tail[:room]]), size + len(tail), broken)
 
-    while True:
-        try:
-            block = stream.read(_BLOCK)
-        except OSError as error:
-            yield line(b"", f"broken_{codec or 'file'}: {error}")
-            return
-        begin = 0
-        while (found := block.find(b"\n", begin)) >= 0:
-            made = line(block[begin : found + 1])
-            yield made
-            at, parts, size, begin = at + made.size, [], 0, found + 1
-        rest = block[begin:]
-        if rest and size <= cap:
-            parts.append(rest)
-        size += len(rest)
-        if not block:
-            if size:
-                yield line(b"")
-            return
+    try:
+        for block in blocks:
+            begin = 0
+            while (found := block.find(b"\n", begin)) >= 0:
+                made = line(block[begin : found + 1])
+                yield made
+                at, parts, size, begin = at + made.size, [], 0, found + 1
+            rest = block[begin:]
+            if rest and size <= cap:
+                parts.append(rest)
+            size += len(rest)
+    except Broken as broken:
+        yield line(b"", broken)
+    else:
+        if size:
+            yield line(b"")
 
 
 def _rows(lines: Iterator[Line], stop: int | None, params: Jsonl) -> Iterator[Row]:
     for line in lines:
         if stop is not None and line.offset >= stop:
             return
-        if line.error:
-            reason, _, message = line.error.partition(": ")
-            yield quarantined(line.offset, reason, message, line.data)
+        if line.broken:
+            yield quarantined(line.offset, line.broken.reason, str(line.broken), line.data)
         elif line.size > params.max_record_bytes:
             yield dropped(line.offset, "too_large")
         elif line.data.strip():

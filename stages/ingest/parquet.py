@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from pipeline.stage import Params, source_format
-from stages.ingest.records import BATCH_RECORDS, Row, batches, dropped, quarantined, text_row
+from stages.ingest.records import BATCH_RECORDS, BLOCK, Row, batches, dropped, quarantined, text_row
 
 
 class Parquet(Params):
@@ -47,7 +47,7 @@ def split(fs, path: str, size: int, params: Parquet) -> list[tuple[int, int]]:
 def read(fs, path: str, start: int, end: int, params: Parquet) -> Iterator[pa.RecordBatch]:
     """Rows [start, end) of the file."""
     with fs.open_input_file(path) as source:
-        yield from batches(_rows(pq.ParquetFile(source), start, end, params))
+        yield from batches(_rows(source, start, end, params))
 
 
 def _columns(file: pq.ParquetFile, params: Parquet) -> list[str]:
@@ -67,17 +67,18 @@ _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_vie
             pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_null)  # fmt: skip
 
 
-def _rows(file: pq.ParquetFile, start: int, end: int, params: Parquet) -> Iterator[Row]:
-    columns, at = _columns(file, params), 0
+def _rows(source: pa.NativeFile, start: int, end: int, params: Parquet) -> Iterator[Row]:
+    file, at = pq.ParquetFile(source), 0
+    columns = _columns(file, params)
     for group in range(file.num_row_groups):
         after = at + file.metadata.row_group(group).num_rows
         if start <= at and after <= end:
-            yield from _group_rows(file, group, at, after, columns, params)
+            yield from _group_rows(source, file, group, at, after, columns, params)
         at = after
 
 
-def _group_rows(file: pq.ParquetFile, group: int, at: int, after: int, columns: list[str], params: Parquet
-                ) -> Iterator[Row]:  # fmt: skip
+def _group_rows(source: pa.NativeFile, file: pq.ParquetFile, group: int, at: int, after: int, columns: list[str],
+                params: Parquet) -> Iterator[Row]:  # fmt: skip
     try:
         for batch in file.iter_batches(BATCH_RECORDS, row_groups=[group], columns=columns):
             values = {name: batch[name].cast(_plain(batch[name].type)) for name in columns}
@@ -85,8 +86,19 @@ def _group_rows(file: pq.ParquetFile, group: int, at: int, after: int, columns: 
                 yield _row(at, {name: array[i] for name, array in values.items()}, params)
                 at += 1
     except (OSError, pa.ArrowException) as error:
+        _touch(source, file, group)
         for row in range(at, after):
             yield quarantined(row, "broken_row_group", f"row group {group}: {error}")
+
+
+def _touch(source: pa.NativeFile, file: pq.ParquetFile, group: int) -> None:
+    """Raise OSError if it is the storage that fails: that may pass, and must not quarantine good rows."""
+    group_data = file.metadata.row_group(group)
+    for number in range(group_data.num_columns):
+        column = group_data.column(number)
+        start = min(at for at in (column.dictionary_page_offset, column.data_page_offset) if at is not None)
+        for at in range(start, start + column.total_compressed_size, BLOCK):
+            source.read_at(min(BLOCK, start + column.total_compressed_size - at), at)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -8,7 +8,7 @@ Pages are named `http://pydoc.localhost/...`, sent as the Host header: the true 
 a page should not change its name with it. The pages themselves depend on the Python version and the platform, and a
 few show memory addresses, so two crawls are not the same bytes; a finished file is therefore used again.
 
-Cost: about 20 seconds on one core and 4 MB for 700 pages.
+Cost: with Python 3.11, 750 pages (20 MB of HTML, 1 million words) in 25 seconds on one core, 3.6 MB of WARC.
 """
 
 from __future__ import annotations

@@ -18,8 +18,53 @@ BATCH_BYTES = 16 << 20
 RAW_BYTES = 1 << 20  # of a quarantined record, the most that a reader keeps; the engine stores less
 URL_CHARS = 8192
 
+BLOCK = 1 << 20
+
 Row = dict[str, object]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+class Broken(Exception):
+    """Input that cannot be read further from here. `reason` is its short class."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class _Storage:
+    """The read method of a file, which remembers whether it was the storage that failed."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file, self.closed = file, False
+        self.failed = False
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError:
+            self.failed = True
+            raise
+
+
+def decompressed(file: pa.NativeFile, codec: str, block: int = BLOCK) -> Iterator[bytes]:
+    """Blocks of the whole stream (gzip, lz4 or zstd, any number of frames).
+
+    Raises Broken where the data is at fault; an OSError of the storage stays what it is, for it may pass.
+    """
+    file.seek(0)
+    storage = _Storage(file)
+    stream = pa.CompressedInputStream(pa.PythonFile(storage, "r"), codec)
+    while True:
+        try:
+            data = stream.read(block)
+        except (OSError, pa.ArrowException) as error:
+            if storage.failed:
+                raise
+            raise Broken(f"broken_{codec}", str(error)) from None
+        if not data:
+            return
+        yield data
 
 
 def clean(value: bytes | str | None, limit: int = URL_CHARS) -> str | None:

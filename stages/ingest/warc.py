@@ -10,7 +10,8 @@ Record offsets are those of the record's gzip member; records that share a membe
 the decompressed stream. Record-compressed gzip is cut into slices; every other file is one slice.
 
 Trade-off: members are inflated and records framed here, where an error costs one record, and fastwarc parses the
-headers from memory. That takes about 1.2 times the CPU of a bare fastwarc loop with the same decoding.
+headers from memory. Cost: 0.11 ms of CPU for a page of 20 kB, twice that of a bare fastwarc loop with the same
+decoding, whose inflate is faster than zlib's; extracting the page costs 25 times that.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from pydantic import Field
 
 from pipeline.stage import Params, source_format
 from stages.ingest.framing import Frame, Framer
-from stages.ingest.gzip_members import Broken, Group, Members, Window
+from stages.ingest.gzip_members import Group, Members, Window
 from stages.ingest.http_body import BodyError, decode_body
-from stages.ingest.records import RAW_BYTES, Row, batches, clean, dropped, kept, quarantined
+from stages.ingest.records import RAW_BYTES, Row, batches, clean, decompressed, dropped, kept, quarantined
 
 _GZIP, _CODECS = b"\x1f\x8b", {b"\x04\x22\x4d\x18": "lz4", b"\x28\xb5\x2f\xfd": "zstd"}
 _TYPE = re.compile(rb"\nWARC-Type[ \t]*:[ \t]*([A-Za-z]*)", re.IGNORECASE)
@@ -83,16 +84,9 @@ def _rows(file, start: int, end: int, params: Warc) -> Iterator[Row]:
 
 
 def _stream_frames(file, codec: str | None, limit: int) -> Iterator[Frame]:
-    def chunks() -> Iterator[bytes]:
-        try:
-            file.seek(0)
-            stream = pa.CompressedInputStream(file, codec) if codec else file
-            while chunk := stream.read(PLAIN_STEP):
-                yield chunk
-        except OSError as error:
-            raise Broken(f"broken_{codec}" if codec else "unreadable", str(error)) from None
-
-    return iter(Framer(chunks(), lambda position: position, lambda: None, limit))
+    file.seek(0)
+    chunks = decompressed(file, codec, PLAIN_STEP) if codec else iter(lambda: file.read(PLAIN_STEP), b"")
+    return iter(Framer(chunks, lambda position: position, lambda: None, limit))
 
 
 def _gzip_frames(file, size: int, start: int, end: int, limit: int) -> Iterator[Frame]:
