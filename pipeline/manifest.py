@@ -37,6 +37,7 @@ class Source:
     format: str
     paths: tuple[str, ...]
     params: Params
+    line: int  # of `paths` in the manifest, 0 when given by --set
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Manifest:
     entries: tuple[Entry, ...]
     train: BaseModel | None
     text: str
+    file: str
 
     def resolved(self) -> dict[str, Any]:
         """Every value in force, defaults included: what `manifest.resolved.json` holds."""
@@ -151,7 +153,7 @@ def load(
         train = check.model(train_model, data["train"], ("train",))
     if check.problems or top is None:
         raise ManifestError(name, sorted(set(check.problems), key=lambda p: (p.line, p.field)))
-    return Manifest(top.name, top.seed, top.score_all, tuple(sources), tuple(entries), train, text)
+    return Manifest(top.name, top.seed, top.score_all, tuple(sources), tuple(entries), train, text, name)
 
 
 def _override(data: Any, override: str, file: str, lines: dict[Path, int]) -> Any:
@@ -206,7 +208,7 @@ def _sources(check: _Checker, raw: Any) -> list[Source]:
             check.add((*path, "paths"), "at least one path or glob", "nothing")
         params = check.model(formats[kind].params, rest, path)
         if params is not None and isinstance(name, str):
-            sources.append(Source(name, kind, tuple(paths), params))
+            sources.append(Source(name, kind, tuple(paths), params, check.line((*path, "paths"))))
     return sources
 
 

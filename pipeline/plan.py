@@ -163,14 +163,16 @@ def make_slices(manifest: Manifest, prepared: dict[str, list[str]]) -> list[Slic
             try:
                 found = list_files(pattern)
             except TamisError as error:
-                problems.append(Problem(field, "a readable location", str(error)))
+                problems.append(Problem(field, "a readable location", str(error), source.line))
                 continue
             if not found:
-                problems.append(Problem(field, "at least one file", f"none for {pattern!r}", hint="check the path"))
+                found_none = f"none for {pattern!r}"
+                problems.append(Problem(field, "at least one file", found_none, source.line, "check the path"))
             for file in found:
                 if file.key in files and files[file.key].uri != file.uri:
                     clash = f"{files[file.key].uri} and {file.uri}"
-                    problems.append(Problem(field, "different file names in one source", clash, hint="use two sources"))
+                    expected = "different file names in one source"
+                    problems.append(Problem(field, expected, clash, source.line, "use two sources"))
                 files[file.key] = file
         for key in sorted(files):
             file = files[key]
@@ -178,14 +180,15 @@ def make_slices(manifest: Manifest, prepared: dict[str, list[str]]) -> list[Slic
                 filesystem, path = open_filesystem(file.uri)
                 ranges = kind.split(filesystem, path, file.size, source.params)
             except (OSError, TamisError, ValueError) as error:
-                problems.append(Problem(field, f"a readable {source.format} file", f"{file.uri}: {error}"))
+                expected = f"a readable {source.format} file"
+                problems.append(Problem(field, expected, f"{file.uri}: {error}", source.line))
                 continue
             identity = [ENGINE_VERSION, source.name, _format_identity(kind, source.params), key, file.version]
             for start, end in ranges:
                 slice_key = digest([*identity, start, end])[:16]
                 slices.append(Slice(len(slices), slice_key, source.name, key, file.uri, start, end))
     if problems:
-        raise ManifestError(manifest.name, problems)
+        raise ManifestError(manifest.file, problems)
     return slices
 
 

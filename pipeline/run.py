@@ -47,7 +47,7 @@ def prepare(manifest: Manifest, run_dir: Path, reporter: Reporter) -> Plan:
             prepared[source.name] = make(source.params, run_dir / "sources" / source.name)
     slices = make_slices(manifest, prepared)
     if not slices:
-        raise ManifestError(manifest.name, [Problem("sources", "at least one non-empty file", "none")])
+        raise ManifestError(manifest.file, [Problem("sources", "at least one non-empty file", "none")])
     return make_plan(manifest, slices)
 
 

@@ -45,7 +45,7 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         if scheme:
             return pafs.FileSystem.from_uri(uri)
     except Exception as error:
-        raise TamisError(f"{uri}: expected a readable location, found: {_first_line(error)}") from None
+        raise TamisError(f"{uri}: {_first_line(error)}") from None
     return pafs.LocalFileSystem(), os.path.abspath(uri)
 
 
@@ -70,7 +70,7 @@ def list_files(pattern: str) -> list[SourceFile]:
                 infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
             infos = [info for info in infos if _matches(info.path, path)]
     except OSError as error:
-        raise TamisError(f"{pattern}: expected a readable location, found: {_first_line(error)}") from None
+        raise TamisError(f"{pattern}: {_first_line(error)}") from None
     prefix = pattern[: len(pattern) - len(path)] if pattern.endswith(path) and "://" in pattern else ""
     if "://" in pattern and not prefix:
         prefix = pattern.split("://", 1)[0] + "://"

@@ -210,7 +210,7 @@ def test_too_large_records_are_dropped_by_name(write):
 def test_strange_urls_and_charsets_stay_valid_utf8(write):
     stream = io.BytesIO()
     writer = WARCWriter(stream, gzip=False)
-    http = StatusAndHeaders("200 OK", [("Content-Type", "text/html; charset=\"utf-99\"")], protocol="HTTP/1.1")
+    http = StatusAndHeaders("200 OK", [("Content-Type", 'text/html; charset="utf-99"')], protocol="HTTP/1.1")
     writer.write_record(writer.create_warc_record("http://a.example/MARK", "response", payload=io.BytesIO(PAGE),
                                                   http_headers=http))  # fmt: skip
     record = stream.getvalue()

@@ -129,7 +129,7 @@ class Members:
         self.window = window
 
     def open(self, at: int) -> Member | None:
-        """The member at an offset, or None where no member begins."""
+        """The member at an offset, or None where none begins or none of it can be inflated."""
         piece = self.window.view(at, STEP)
         if piece[:3] != MAGIC:
             return None
@@ -138,6 +138,8 @@ class Members:
             chunk = inflate.decompress(piece)
         except zlib.error as problem:
             chunk, error = _salvage(self.window, at, at, piece), str(problem)
+            if not chunk:
+                return None
         return Member(at, inflate, at + len(piece), chunk, error)
 
     def scan(self, at: int, end: int) -> Member | None:
