@@ -6,46 +6,43 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+FATES = ("in", "kept", "dropped", "quarantined")
 REASONS_SHOWN = 4
 
 
 def documents(summary: dict[str, Any]) -> Table:
-    """One row for each stage, and the totals of the ledger."""
-    table = Table(title=f"{summary['name']}: documents by stage", title_justify="left")
-    for heading in ("stage", "in", "kept", "dropped by reason", "quarantined", "seconds"):
-        left = heading in ("stage", "dropped by reason")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=not left)
+    """One row for each stage, its main reasons below it, and the totals of the ledger."""
+    table = Table(title=f"{summary['name']}: documents by stage", title_justify="left", box=SIMPLE_HEAD)
+    table.show_edge, table.pad_edge, table.collapse_padding = False, False, True
+    table.add_column("stage", overflow="fold")
+    for heading in ("in", "kept", "dropped", "quarantined", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for stage in summary["stages"]:
+        name = escape(stage["name"])
         if stage["kind"] == "artifact":
-            table.add_row(escape(stage["name"]), "", "", "[dim]makes a model or files[/dim]", "", _seconds(stage))
+            table.add_row(f"{name} [dim](makes files)[/dim]", "", "", "", "", _seconds(stage))
         elif stage["kind"] != "sketch" or stage["quarantined"]:
-            table.add_row(
-                escape(stage["name"]),
-                f"{stage['in']:,}",
-                f"{stage['kept']:,}",
-                escape(_reasons(stage)),
-                f"{stage['quarantined']:,}" if stage["quarantined"] else "",
-                _seconds(stage),
-            )
-    totals = summary["documents"]
-    counts = [f"{totals[name]:,}" for name in ("in", "kept", "dropped", "quarantined")]
+            counts = [f"{stage[fate]:,}" if stage[fate] or fate in ("in", "kept") else "" for fate in FATES]
+            table.add_row(name, *counts, _seconds(stage))
+            for reason, count in _reasons(stage):
+                table.add_row(f"[dim]  {escape(reason)}[/dim]", "", "", f"[dim]{count:,}[/dim]", "", "")
     table.add_section()
-    table.add_row("all", *counts, f"{summary['seconds']:,.1f}")
+    totals = summary["documents"]
+    table.add_row("all", *[f"{totals[fate]:,}" for fate in FATES], f"{summary['seconds']:,.1f}")
     return table
 
 
-def _reasons(stage: dict[str, Any]) -> str:
-    if not stage["reasons"]:
-        return ""
+def _reasons(stage: dict[str, Any]) -> list[tuple[str, int]]:
     reasons = list(stage["reasons"].items())
-    lines = [f"{count:,} {name}" for name, count in reasons[:REASONS_SHOWN]]
     rest = reasons[REASONS_SHOWN:]
-    if rest:
-        lines.append(f"{sum(count for _, count in rest):,} by {len(rest)} more reasons")
-    return "\n".join(lines)
+    if len(rest) == 1:
+        return reasons
+    more = [(f"{len(rest)} more reasons", sum(count for _, count in rest))] if rest else []
+    return reasons[:REASONS_SHOWN] + more
 
 
 def _seconds(stage: dict[str, Any]) -> str:

@@ -182,9 +182,11 @@ def test_unchunk_inverts_chunking(data, size):
        coding=st.sampled_from(["", "gzip", "deflate", "br", "zstd", "deflate, br"]))  # fmt: skip
 def test_any_body_is_decoded_or_refused_within_the_cap(data, transfer, coding):
     try:
-        assert len(decode_body(data, transfer, coding, 1000)) <= 1000
+        reason, size = None, len(decode_body(data, transfer, coding, 1000))
     except BodyError as error:
-        assert error.reason in ("bad_chunking", "bad_encoding", "too_large")
+        reason, size = error.reason, 0
+    assert size <= 1000
+    assert reason in (None, "bad_chunking", "bad_encoding", "too_large")
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
@@ -200,6 +202,13 @@ def test_member_bomb_is_quarantined_and_skipped(write):
     bomb = gzip.compress(b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: 99999999999\r\n\r\n" + bytes(100 << 20))
     found = rows_of(warc, write(response("a") + bomb + response("b")))
     assert fates(found) == [("a", None), ("", "bomb"), ("b", None)]
+
+
+def test_more_records_than_bytes_is_a_bomb_too(write):
+    tiny = gzip.compress(b"WARC/1.0\r\nWARC-Type: revisit\r\nContent-Length: 0\r\n\r\n\r\n\r\n" * 100_000)
+    found = rows_of(warc, write(response("a") + tiny + response("b")))
+    assert [row["reason"] for row in found[-3:]] == ["revisit", "bomb", None]
+    assert fates(found)[-1] == ("b", None)
 
 
 def test_too_large_records_are_dropped_by_name(write):

@@ -65,8 +65,9 @@ def test_rows(crawled):
 
 
 def test_links_stay_on_the_site():
-    page = b"""<a href="json.html#x">a</a> <a href='no'>b</a> <a href="topic?key=IF&amp;x=1">c</a> <a href="file:/etc/x">
-        <a href="http://other.example/">d</a> <a href="search?key=x">e</a> <a href="get?key=x">f</a> <a href="//[bad">
+    page = b"""<a href="json.html#x">a</a> <a href='no'>b</a> <a href="topic?key=IF&amp;x=1">c</a>
+        <a href="file:/etc/x"> <a href="http://other.example/">d</a> <a href="search?key=x">e</a>
+        <a href="get?key=x">f</a> <a href="//[bad">
         <a href="antigravity.html">g</a> <a href="test.support.html">h</a> <a href="index.html">i</a>
         <a href="unittest.test.html">j</a> <a href="textwrap.html">k</a> <link rel="x" href="pydoc_data/_pydoc.css">
         <a href="a%0Ab.html">l</a> <a href="caf\xc3\xa9.html">m</a> <a href="\xff.html">n</a>"""

@@ -81,6 +81,9 @@ class Group:
         """File offset of the member that holds a decompressed position."""
         return self._offsets[bisect_right(self._positions, position) - 1]
 
+    def read_up_to(self) -> int:
+        return self.reached
+
     def __iter__(self) -> Iterator[bytes]:
         window, member, made = self._members.window, self._first, 0
         while True:

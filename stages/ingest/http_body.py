@@ -46,7 +46,7 @@ def unchunk(body: bytes) -> bytes:
     match = _CHUNK_SIZE.match(body)
     if match is None:
         return body
-    parts = []
+    parts: list[bytes] = []
     while match is not None:
         size, start = int(match[1], 16), match.end()
         if size == 0:

@@ -46,6 +46,9 @@ class _Storage:
             self.failed = True
             raise
 
+    def close(self) -> None:
+        """The file is closed by who opened it."""
+
 
 def decompressed(file: pa.NativeFile, codec: str, block: int = BLOCK) -> Iterator[bytes]:
     """Blocks of the whole stream (gzip, lz4 or zstd, any number of frames).
@@ -124,7 +127,7 @@ def batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
     pending: list[Row] = []
     size = 0
     for row in rows:
-        weight = sum(len(row[name] or b"") for name in ("html", "text", "raw") if name in row)  # type: ignore[arg-type]
+        weight = sum(len(row.get(name) or b"") for name in ("html", "text", "raw"))  # type: ignore[arg-type, misc]
         if pending and (len(pending) >= BATCH_RECORDS or size + weight > BATCH_BYTES):
             yield _batch(pending)
             pending, size = [], 0

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator
 
 import pyarrow as pa
-from fastwarc.warc import WarcRecord, WarcRecordType
+from fastwarc.warc import WarcRecord
 from pydantic import Field
 
 from pipeline.stage import Params, source_format
@@ -103,7 +103,7 @@ def _gzip_frames(file, size: int, start: int, end: int, limit: int) -> Iterator[
             yield Frame(at, found, "no_gzip_member", message)
         else:
             group = Group(members, member)
-            yield from Framer(iter(group), group.offset_of, lambda group=group: group.reached, limit)
+            yield from Framer(iter(group), group.offset_of, group.read_up_to, limit)
             if group.end < 0:
                 group.abandon()
             following, stop = group.next, group.end
