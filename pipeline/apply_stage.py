@@ -67,7 +67,7 @@ def run(
 def _bisect(call: Any, batch: Batch, params: Any, tools: Any, pieces: list[tuple[Batch, Out | str]]) -> None:
     try:
         out = call(batch, params, tools)
-    except (TamisError, MemoryError):
+    except (TamisError, MemoryError, OSError):  # the machine or the set-up, not the record
         raise
     except Exception as error:
         if batch.num_rows == 1:

@@ -110,7 +110,13 @@ def run_slice(run_dir: Path, phase: int, ordinal: int, attempt: int = 0) -> dict
     upstream = [node for node in plan.nodes if node.position <= last and (node in todo or node in plan.row_nodes)]
     try:
         rows = 0
-        for group, batch in _source_batches(store, plan, piece, todo):
+        batches = _source_batches(store, plan, piece, todo)
+        reading = running[INGEST].timer if INGEST in running else Timer()
+        while True:
+            with reading:
+                group, batch = next(batches, (0, None))
+            if batch is None:
+                break
             rows += batch.num_rows
             _run_batch(store, plan, piece, group, batch, upstream, running)
         if rows == 0:

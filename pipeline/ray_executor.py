@@ -17,7 +17,7 @@ from pipeline.errors import TamisError
 from pipeline.executor import Done, Task, describe, perform
 
 MAX_ATTEMPTS = 4
-BASE_MEMORY = 700 * 2**20  # bytes that a task is assumed to need, for Ray's bookkeeping
+BASE_MEMORY = 512 * 2**20  # bytes that a task is assumed to need, for Ray's bookkeeping
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -70,7 +70,8 @@ class RayExecutor:
         while waiting or running:
             while waiting and len(running) < self.workers:
                 task, attempt, memory = waiting.pop()
-                running[self._task.remote(str(run_dir), task, attempt)] = (task, attempt, memory)
+                future = self._task.options(memory=memory).remote(str(run_dir), task, attempt)
+                running[future] = (task, attempt, memory)
             ready, _ = ray.wait(list(running), num_returns=1)
             task, attempt, memory = running.pop(ready[0])
             try:

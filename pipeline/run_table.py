@@ -37,7 +37,7 @@ def documents(summary: dict[str, Any]) -> Table:
 
 
 def _reasons(stage: dict[str, Any]) -> list[tuple[str, int]]:
-    reasons = list(stage["reasons"].items())
+    reasons = sorted(stage["reasons"].items(), key=lambda item: (-item[1], item[0]))
     rest = reasons[REASONS_SHOWN:]
     if len(rest) == 1:
         return reasons

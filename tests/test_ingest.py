@@ -1,82 +1,25 @@
-"""Readers: nothing is lost in silence, and cutting a file into slices never changes its rows."""
+"""The WARC reader: nothing is lost in silence, and cutting a file into slices never changes its rows."""
 
 import gzip
 import io
-import json
 import zlib
 from pathlib import Path
 
 import brotli
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from source_files import FS, PAGE, fates, noise, other, response, rows_of
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from pipeline.stage import DROPPED, INGEST_SCHEMA, KEPT, QUARANTINED
-from stages.ingest import jsonl, parquet, warc
+from pipeline.stage import DROPPED, KEPT, QUARANTINED
+from stages.ingest import warc
 from stages.ingest.http_body import BodyError, decode_body, unchunk
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-FS = pafs.LocalFileSystem()
-PAGE = b"<html><body>" + b"Some words of a page. " * 20 + b"</body></html>"
-
-
-def rows_of(module, path, **params):
-    """All rows of a file, slice by slice; checks what every reader promises."""
-    model = {warc: warc.Warc, jsonl: jsonl.Jsonl, parquet: parquet.Parquet}[module](**params)
-    found = []
-    for start, end in module.split(FS, str(path), path.stat().st_size, model):
-        last = -1
-        for batch in module.read(FS, str(path), start, end, model):
-            assert batch.schema.equals(INGEST_SCHEMA)
-            assert 0 < batch.num_rows <= 256
-            for row in batch.to_pylist():
-                assert row["record_offset"] > last
-                last = row["record_offset"]
-                assert row["verdict"] in (KEPT, DROPPED, QUARANTINED)
-                assert (row["verdict"] == KEPT) == (row["reason"] is None)
-                assert (row["verdict"] == QUARANTINED) == (row["error"] is not None)
-                found.append(row)
-    assert len({row["record_offset"] for row in found}) == len(found)
-    return found
-
-
-def fates(found):
-    """Short form: (last part of the URL, reason or None)."""
-    return [((row["url"] or "").rpartition("/")[2], row["reason"]) for row in found]
-
-
-def response(name, body=PAGE, status="200 OK", headers=(("Content-Type", "text/html; charset=utf-8"),), gzipped=True,
-             warc_headers=None):  # fmt: skip
-    """The bytes of one response record."""
-    stream = io.BytesIO()
-    writer = WARCWriter(stream, gzip=gzipped)
-    http = StatusAndHeaders(status, list(headers), protocol="HTTP/1.1")
-    writer.write_record(writer.create_warc_record(f"http://a.example/{name}", "response", payload=io.BytesIO(body),
-                                                  http_headers=http, warc_headers_dict=warc_headers))  # fmt: skip
-    return stream.getvalue()
-
-
-def other(kind, name="", payload=b"", content_type="application/warc-fields"):
-    stream = io.BytesIO()
-    writer = WARCWriter(stream, gzip=True)
-    writer.write_record(writer.create_warc_record(f"http://a.example/{name}", kind, payload=io.BytesIO(payload),
-                                                  warc_content_type=content_type))  # fmt: skip
-    return stream.getvalue()
-
-
-@pytest.fixture
-def write(tmp_path):
-    def make(data, name="x.warc.gz"):
-        path = tmp_path / name
-        path.write_bytes(data)
-        return path
-
-    return make
 
 
 def chunked(data, size=100):
@@ -240,15 +183,6 @@ def corrupt(data, at, length=4):
     return data[:at] + bytes(byte ^ 0xFF for byte in data[at : at + length]) + data[at + length :]
 
 
-def noise(number):
-    """A page that does not compress to nothing, so that damage hits the middle of the data."""
-    state, out = number, []
-    for _ in range(60):
-        state = (state * 1103515245 + 12345) % 2**31
-        out.append(b"<p>%d word%d</p>" % (state, state % 97))
-    return b"<html>" + b"".join(out) + b"</html>"
-
-
 def test_truncated_gzip_file(write):
     whole = response("a") + response("b", noise(1))
     found = rows_of(warc, write(whole[:-40]))
@@ -407,101 +341,3 @@ def test_crawl_shards_give_every_response_of_their_index(shard):
     assert len(expected) == {"CRAWL-S-00000": 5290, "CRAWL-S-00001": 5152}[shard]
     assert found == expected
     assert QUARANTINED not in verdicts
-
-
-# ---- JSON lines and Parquet
-
-LINES = [
-    b'{"text": "one", "url": "http://a.example/1"}',
-    b'{"html": "<p>two</p>", "text": null}',
-    b"",
-    b"not json",
-    b"[1, 2]",
-    b'{"text": "\\ud800 lone"}',
-    b'{"text": "nul \\u0000 byte"}',
-    b'{"text": 5}',
-    b'{"other": 1}',
-    b'{"text": ""}',
-    b'{"text": "\xff\xfe"}',
-    b"[" * 100_000,
-    b'{"text": "last"}',
-]
-LINE_FATES = [None, None, "bad_json", "bad_json", "lone_surrogate", "nul_bytes", "bad_type", "no_text", "empty_body",
-              "bad_json", "bad_json", None]  # fmt: skip
-
-
-@pytest.mark.parametrize("end", [b"", b"\n"])
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, lambda data: pa.compress(data, codec="zstd", asbytes=True)])
-def test_json_lines(write, pack, end):
-    data = b"\n".join(LINES) + end
-    found = rows_of(jsonl, write(pack(data), "x.jsonl"))
-    assert [row["reason"] for row in found] == LINE_FATES
-    assert found[0]["text"] == "one"
-    assert found[0]["url"] == "http://a.example/1"
-    assert (found[1]["html"], found[1]["charset"], found[1]["text"]) == (b"<p>two</p>", "utf-8", None)
-    assert data[found[-1]["record_offset"] :].startswith(LINES[-1])
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(st.text(max_size=30), min_size=1, max_size=20), slice_bytes=st.integers(1, 300))
-def test_json_lines_slices(tmp_path, texts, slice_bytes):
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(b"\n".join(json.dumps({"text": text}).encode() for text in texts))
-    whole = rows_of(jsonl, path, slice_bytes=1 << 30)
-    assert rows_of(jsonl, path, slice_bytes=slice_bytes) == whole
-    assert [row["text"] for row in whole if row["verdict"] == KEPT] == [t for t in texts if t and "\0" not in t]
-    assert len(whole) == len(texts)
-
-
-def test_json_lines_broken_streams_and_long_lines(write):
-    data = b"".join(json.dumps({"t": f"{i} " * 50}).encode() + b"\n" for i in range(50))
-    found = rows_of(jsonl, write(gzip.compress(data)[:-60], "x.gz"), text="t")
-    assert found[-1]["reason"] == "broken_gzip"
-    assert all(row["verdict"] == KEPT for row in found[:-1])
-    big = b'{"text": "' + b"x" * 3_000_000 + b'"}\n{"text": "b"}\n'
-    assert [row["reason"] for row in rows_of(jsonl, write(big), max_record_bytes=1_000_000)] == ["too_large", None]
-    assert [row["reason"] for row in rows_of(jsonl, write(big), slice_bytes=1000)] == [None, None]
-
-
-def test_parquet(tmp_path):
-    path = tmp_path / "x.parquet"
-    n = 1000
-    texts = [f"text {i}" if i % 7 else None for i in range(n)]
-    pages = [b"<p>%d</p>" % i if i % 2 else None for i in range(n)]
-    table = pa.table({"body": texts, "html": pages, "link": [f"http://a.example/{i}" for i in range(n)], "z": range(n)})
-    pq.write_table(table, path, row_group_size=130)
-    found = rows_of(parquet, path, text="body", url="link", slice_rows=200)
-    assert [row["record_offset"] for row in found] == list(range(n))
-    assert found[1]["text"] == "text 1"
-    assert found[7]["html"] == b"<p>7</p>"
-    assert found[14]["reason"] == "no_text"
-    assert found == rows_of(parquet, path, text="body", url="link")
-    assert parquet.split(FS, str(path), 0, parquet.Parquet(text="body", slice_rows=200)) == [
-        (0, 260), (260, 520), (520, 780), (780, 1000)]  # fmt: skip
-    with pytest.raises(ValueError, match="expected a column 'nope'"):
-        parquet.split(FS, str(path), 0, parquet.Parquet(text="nope", html="nor"))
-    with pytest.raises(ValueError, match="expected strings"):
-        parquet.split(FS, str(path), 0, parquet.Parquet(text="z"))
-
-
-def test_parquet_types_and_limits(tmp_path):
-    path = tmp_path / "x.parquet"
-    values = ["a", "nul \0", "", "x" * 5000, "a"]
-    for column in (pa.array(values), pa.array(values, pa.large_string()), pa.array(values).dictionary_encode()):
-        pq.write_table(pa.table({"text": column}), path)
-        found = rows_of(parquet, path, max_record_bytes=1024)
-        assert [row["reason"] for row in found] == [None, "nul_bytes", "empty_body", "too_large", None]
-    pq.write_table(pa.table({"text": pa.array([b"ok", b"\xff"])}), path)
-    assert [row["reason"] for row in rows_of(parquet, path)] == [None, "bad_utf8"]
-
-
-def test_a_broken_row_group_quarantines_its_rows(tmp_path):
-    path = tmp_path / "x.parquet"
-    pq.write_table(pa.table({"text": [noise(i).decode() for i in range(300)]}), path, row_group_size=100)
-    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
-    data = bytearray(path.read_bytes())
-    start = column.dictionary_page_offset or column.data_page_offset
-    data[start : start + 40] = b"\xff" * 40
-    path.write_bytes(data)
-    found = rows_of(parquet, path)
-    assert [row["reason"] for row in found] == [None] * 100 + ["broken_row_group"] * 100 + [None] * 100

@@ -1,116 +1,33 @@
-"""The trainer: data order, model, probes, refused configurations, and whole runs in subprocesses."""
+"""The trainer's parts: data order, model and probes are what slow versions say, wrong input is refused in one line."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from toy_training import ROOT, SHAPE, launch, make_run
 
 from trainer.config import SIZES, ModelConfig, TrainConfig
 from trainer.data import DataError, Sequences, TokenIndex, documents_of_step, order, permute
 from trainer.optim import learning_rate
 from trainer.probes import Item, Probes, Request, batches, read_items, split_request, summarise, tokenise, turns
-from trainer.rundir import CheckpointError, latest, truncate_rows
 
-TRAINER = Path(__file__).resolve().parents[1] / "trainer"
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "intermediate_size": 64}
-TRAIN = {"model": SHAPE, "seq_len": 32, "global_batch": 8, "micro_batch": 2, "steps": 6, "lr": 0.01, "warmup": 2,
-         "probe_every": 3, "probe_limit": 8, "val_limit": 5, "threads": 1}  # fmt: skip
-WORDS = ["the", "cat", "dog", "sat", "ran", "on", "a", "mat", "log", "and", "then", "slept"]
-
-
-def make_run(run: Path, documents: int = 60) -> Path:
-    """A run directory as the pipeline leaves it: a toy language whose next word is a function of the last one."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    rng = np.random.default_rng(0)
-    follow = {word: [WORDS[(3 * i + 1) % 12], WORDS[(5 * i + 2) % 12]] for i, word in enumerate(WORDS)}
-    texts = []
-    for _ in range(documents):
-        words = [str(rng.choice(WORDS))]
-        for _ in range(int(rng.integers(20, 90))):
-            words.append(follow[words[-1]][int(rng.random() < 0.1)])
-        texts.append(" ".join(words))
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False))  # fmt: skip
-    for name in ("tokens", "tokenizer", "probes"):
-        (run / name).mkdir(parents=True)
-    tokenizer.save(str(run / "tokenizer" / "tokenizer.json"))
-    shards, totals = [], {}
-    for split, parts in {"train": [texts[:25], texts[25:50]], "validation": [texts[50:]]}.items():
-        total = {"rows": 0, "tokens": 0, "text_bytes": 0}
-        for number, part in enumerate(parts):
-            ids = [[*encoding.ids, 0] for encoding in tokenizer.encode_batch(part)]
-            sizes = [len(text.encode()) for text in part]
-            table = pa.table({
-                "doc_id": [hashlib.md5(text.encode()).hexdigest() for text in part],
-                "input_ids": pa.array(ids, pa.list_(pa.uint16())),
-                "n": pa.array([len(row) for row in ids], pa.int32()),
-                "n_bytes": pa.array(sizes, pa.int32()),
-            })  # fmt: skip
-            path = run / "tokens" / f"{split}-{number}.parquet"
-            pq.write_table(table, path)
-            sums = {"rows": len(part), "tokens": sum(map(len, ids)), "text_bytes": sum(sizes)}
-            total = {key: total[key] + sums[key] for key in total}
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            shards.append({"path": path.name, "split": split, "bytes": path.stat().st_size, "sha256": digest, **sums})
-        totals[split] = total
-    index = {"format": "tamis-tokens/1", "dtype": "uint16", "shards": shards, "totals": totals,
-             "tokenizer": {"fingerprint": "0", "vocab_size": tokenizer.get_vocab_size(), "eos_id": 0,
-                           "eos_token": "<|endoftext|>"}}  # fmt: skip
-    (run / "tokens" / "index.json").write_text(json.dumps(index))
-    rows = [{"task": "toy", "id": str(i), "context": f"{word} ", "choices": [follow[word][0], "zebra crossing"],
-             "gold": 0} for i, word in enumerate(WORDS)]  # fmt: skip
-    (run / "probes" / "toy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return run
-
-
-def launch(run: Path, **changes) -> subprocess.CompletedProcess:
-    config = run / "config.json"
-    config.write_text(json.dumps(TRAIN | changes))
-    command = [sys.executable, "-m", "trainer.launch", "--run", str(run), "--config", str(config)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=TRAINER.parent)
-
-
-def succeed(run: Path, **changes) -> list[dict]:
-    """Events of a successful training."""
-    done = launch(run, **changes)
-    assert done.returncode == 0, done.stderr + (run / "train.log").read_text()[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def rows_of(run: Path, name: str = "train.jsonl") -> list[dict]:
-    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
     return make_run(tmp_path_factory.mktemp("prepared") / "run")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> tuple[Path, list[dict]]:
-    """One uninterrupted run of one rank with a checkpoint in the middle."""
-    run = make_run(tmp_path_factory.mktemp("trained") / "run")
-    return run, succeed(run, checkpoint_every=4)
 
 
 # data
@@ -207,13 +124,13 @@ def test_wrong_configurations_are_refused(changes, message):
 
 def test_config_loads_without_torch():
     code = "import trainer.config, sys; sys.exit('torch' in sys.modules or 'deepspeed' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=TRAINER.parent).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_only_the_engine_imports_deepspeed():
     """No module of the project but trainer/engine.py imports DeepSpeed, at the top or inside a function."""
     pattern = re.compile(r"^\s*(?:import|from)\s+deepspeed\b", re.MULTILINE)
-    files = [path for folder in ("pipeline", "stages", "trainer") for path in (TRAINER.parent / folder).rglob("*.py")]
+    files = [path for folder in ("pipeline", "stages", "trainer") for path in (ROOT / folder).rglob("*.py")]
     assert [path.name for path in files if pattern.search(path.read_text())] == ["engine.py"]
 
 
@@ -380,130 +297,6 @@ def test_probe_limit_is_a_fixed_subset(tmp_path):
     assert set(few) < {item.id for item in read_items(path, 20)}
 
 
-# whole runs
-
-
-def test_a_run_learns_and_leaves_the_contract(trained):
-    run, events = trained
-    rows = rows_of(run)
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert {"step", "loss", "tokens", "tokens_per_s", "lr", "grad_norm"} <= rows[0].keys()
-    assert rows[-1]["tokens"] == 6 * 8 * 32
-    assert {"val_loss", "val_bits_per_byte"} <= rows[-1].keys()
-    assert rows[0]["loss"] == pytest.approx(math.log(320), abs=0.1)
-    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
-    probes = rows_of(run, "probes.jsonl")
-    assert [(row["step"], row["task"], row["n"]) for row in probes] == [(0, "toy", 8), (3, "toy", 8), (6, "toy", 8)]
-    for name in ("acc", "acc_norm", "bits_per_byte"):
-        assert {name, f"{name}_stderr"} <= probes[0].keys()
-    kinds = [event["event"] for event in events]
-    assert kinds[0] == "start"
-    assert kinds[-1] == "done"
-    assert (run / "checkpoints" / "latest").read_text() == "step-6\n"
-    assert sorted(path.name for path in (run / "checkpoints").glob("step-*")) == ["step-4", "step-6"]
-
-
-def test_a_finished_run_does_nothing(trained):
-    run, _ = trained
-    before = (run / "train.jsonl").read_bytes()
-    assert succeed(run, checkpoint_every=4) == [{"event": "done", "step": 6, "steps": 6, "already": True}]
-    assert (run / "train.jsonl").read_bytes() == before
-
-
-def test_checkpoint_loads_in_transformers(trained):
-    import torch
-
-    transformers = pytest.importorskip("transformers")
-    folder = trained[0] / "checkpoints" / "step-6"
-    _, info = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-
-
-KEYS = ("loss", "grad_norm", "val_loss")
-
-
-def largest_difference(left: Path, right: Path) -> float:
-    """Over all numbers of two train.jsonl that the arithmetic decides; the steps must be the same."""
-    rows = list(zip(rows_of(left), rows_of(right), strict=True))
-    assert all(a["step"] == b["step"] for a, b in rows)
-    return max(abs(a[key] - b[key]) for a, b in rows for key in KEYS if key in a)
-
-
-@pytest.mark.parametrize("stage", [0, 3])
-def test_resumption_is_exact(trained, tmp_path, stage):
-    """Back to the checkpoint of step 4 and on again, past a broken later checkpoint and a half-written row."""
-    run = tmp_path / "run"
-    shutil.copytree(trained[0], run)
-    (run / "checkpoints" / "latest").write_text("step-4\n")
-    (run / "checkpoints" / "step-6" / "model.safetensors").write_bytes(b"half-written")
-    with (run / "train.jsonl").open("a") as out:
-        out.write('{"step": 7, "los')
-    assert succeed(run, zero_stage=stage)[0]["step"] == 4
-    assert largest_difference(trained[0], run) <= (1e-5 if stage else 0)
-    if stage == 0:
-        assert (run / "probes.jsonl").read_text() == (trained[0] / "probes.jsonl").read_text()
-
-
-def test_two_ranks_with_zero_1_equal_one_rank(trained, tmp_path):
-    """From scratch, and from their checkpoint on with one rank and no sharding."""
-    run = make_run(tmp_path / "run")
-    succeed(run, ranks=2, zero_stage=1, checkpoint_every=3)
-    assert largest_difference(trained[0], run) < 1e-5
-    (run / "checkpoints" / "latest").write_text("step-3\n")
-    assert succeed(run)[0]["step"] == 3
-    assert largest_difference(trained[0], run) < 1e-5
-
-
-def test_a_killed_run_continues(trained, tmp_path):
-    """SIGKILL just after the first checkpoint, then the same command: the same rows as without the kill."""
-    run = make_run(tmp_path / "run")
-    (run / "config.json").write_text(json.dumps(TRAIN | {"checkpoint_every": 2}))
-    command = [sys.executable, "-m", "trainer.launch", "--run", str(run), "--config", str(run / "config.json")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TRAINER.parent) as process:
-        assert any(json.loads(line)["event"] == "checkpoint" for line in process.stdout)
-        process.kill()
-    assert succeed(run, checkpoint_every=2)[0]["step"] in (2, 4, 6)  # as far as it came before the signal
-    assert largest_difference(trained[0], run) == 0
-
-
-def test_a_changed_setting_starts_again_and_keeps_the_old(trained, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(trained[0], run)
-    events = succeed(run, steps=2, probe_every=0)
-    assert [events[0]["event"], events[1]["step"]] == ["restart", 0]
-    assert [row["step"] for row in rows_of(run)] == [1, 2]
-    (old,) = run.glob("checkpoints-*")
-    assert (old / "step-6" / "model.safetensors").exists()
-    assert len((old / "train.jsonl").read_text().splitlines()) == 6
-
-
-def test_failures_are_one_line(prepared):
-    wrong = launch(prepared, lr=7)
-    assert wrong.returncode == 2
-    assert wrong.stderr.startswith("trainer: ")
-    assert "lr: Input should be less than 1" in wrong.stderr
-    short = launch(prepared, seq_len=100_000)
-    assert short.returncode == 1
-    assert short.stdout == ""
-    assert len(short.stderr.splitlines()) == 1
-    assert "expected more than seq_len=100000 training tokens" in short.stderr
-
-
-def test_latest_that_points_nowhere_is_an_error(tmp_path):
-    assert latest(tmp_path) is None
-    (tmp_path / "latest").write_text("step-9\n")
-    with pytest.raises(CheckpointError, match="names step-9, which cannot be read"):
-        latest(tmp_path)
-
-
-def test_truncation_drops_later_and_broken_rows(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    truncate_rows(path, 2)
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
-
-
 def test_random_weights_are_at_chance_on_real_items(tmp_path):
     """OpenBookQA with an untrained model, the gold labels dealt out in turn: within 4 standard errors of 1 in 4.
 
@@ -538,3 +331,18 @@ def test_random_weights_are_at_chance_on_real_items(tmp_path):
     assert 0.17 < found["acc"] < 0.33
     assert 0.17 < found["acc_norm"] < 0.33
     assert 7 < found["bits_per_byte"] < 9.5
+
+
+# failures
+
+
+def test_failures_are_one_line(prepared):
+    wrong = launch(prepared, lr=7)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("trainer: ")
+    assert "lr: Input should be less than 1" in wrong.stderr
+    short = launch(prepared, seq_len=100_000)
+    assert short.returncode == 1
+    assert short.stdout == ""
+    assert len(short.stderr.splitlines()) == 1
+    assert "expected more than seq_len=100000 training tokens" in short.stderr
