@@ -92,7 +92,7 @@ def run(manifest: Manifest, run_dir: Path, make_executor: Callable[[], Executor]
     before = summary.read(run_dir)
     worker = _Worker(run_dir, plan, make_executor, reporter)
     train_config = manifest.train.model_dump(mode="json") if manifest.train else None
-    body: dict[str, Any] = {"name": manifest.name, "manifest": str(run_dir / "manifest.yaml"), "ok": False}
+    body: dict[str, Any] = {"name": manifest.name, "manifest": manifest.file, "ok": False}
     body["started"] = datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds")
     try:
         worker.documents()

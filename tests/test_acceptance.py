@@ -117,6 +117,18 @@ def test_a_second_run_does_nothing_and_a_threshold_reruns_what_depends_on_it(run
     assert not states["langid"]
 
 
+def test_one_worker_writes_the_same_bytes(run_dir, shared_data, tmp_path):
+    """Every stage of the manifest, trained models included: the run above had two workers."""
+    one = ["--run-dir", tmp_path / "one", "--workers", 1, "--set", "train=null"]
+    done = tamis("run", "manifests/fineweb.yaml", *one, "--set", f"sources.0.paths={shared_data}/crawl/*.warc.gz")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for view in ("ledger", "quarantine", "tokens", "tokenizer", "probes"):
+        names = sorted(path.name for path in (run_dir / view).iterdir())
+        assert names == sorted(path.name for path in (tmp_path / "one" / view).iterdir())
+        for name in names:
+            assert (run_dir / view / name).read_bytes() == (tmp_path / "one" / view / name).read_bytes(), (view, name)
+
+
 def test_why_tells_a_documents_fate(run_dir):
     with duckdb.connect() as db:
         rows = db.execute(
