@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import ConservationError, TamisError
 from pipeline.stage import DROPPED, KEPT, QUARANTINED, Batch, Out, StageType
@@ -109,10 +110,7 @@ def checked(stage: StageType, node: str, schema: pa.Schema, n: int, out: Out | s
     errors = pa.array([out.quarantine.get(i) for i in range(n)] if out.quarantine else [None] * n, pa.string())
     reason = _masked(out.reason, pa.string(), n, verdict != DROPPED)
     if out.quarantine:
-        names = ["stage_error" if flag else None for flag in quarantined]
-        reason = (
-            pa.array(names, pa.string()) if reason.null_count == n else _first(pa.array(names, pa.string()), reason)
-        )
+        reason = pc.coalesce(pc.if_else(pa.array(quarantined), "stage_error", pa.scalar(None, pa.string())), reason)
     if int((verdict == DROPPED).sum()) > n - reason.null_count:
         raise ConservationError(f"stage {node}: expected a reason for each dropped document, found none for some")
     return Verdicts(
@@ -125,15 +123,7 @@ def checked(stage: StageType, node: str, schema: pa.Schema, n: int, out: Out | s
     )
 
 
-def _first(left: pa.Array, right: pa.Array) -> pa.Array:
-    import pyarrow.compute as pc
-
-    return pc.coalesce(left, right)
-
-
 def _masked(array: Any, kind: pa.DataType, n: int, hide: np.ndarray) -> pa.Array:
-    import pyarrow.compute as pc
-
     if array is None:
         return pa.nulls(n, kind)
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else pa.array(array)

@@ -22,7 +22,7 @@ from pipeline.commit import FATE_FIELDS, RAW_CAP, SIZE, Counts, PartWriter, Stor
 from pipeline.errors import ConservationError
 from pipeline.plan import INGEST, TRANSIENT_COLUMNS, Node, Plan, Slice, stage_of
 from pipeline.rows import Fates, PartReader, bare
-from pipeline.stage import INGEST_SCHEMA, KEPT, QUARANTINED, UNSEEN, Batch
+from pipeline.stage import KEPT, QUARANTINED, UNSEEN, Batch
 
 
 @functools.lru_cache(maxsize=4)
@@ -294,6 +294,3 @@ def _raw(live: Batch, verdict: np.ndarray, alive: np.ndarray) -> pa.Array:
         pa.array(verdict == QUARANTINED), pc.binary_slice(raw, 0, RAW_CAP), pa.nulls(len(raw), pa.binary())
     )
     return apply_stage.scatter(raw, alive)
-
-
-assert set(TRANSIENT_COLUMNS) <= set(INGEST_SCHEMA.names)

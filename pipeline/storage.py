@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -50,30 +51,30 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def list_files(pattern: str) -> list[SourceFile]:
-    """Files that match a path or a glob (`*`, `?`, `[..]`, `**`), sorted by key. Empty when nothing matches.
+    """Files that match a path, a folder or a glob (`*`, `?`, `[..]`, `**`), sorted by key; empty when none does.
 
     Raises TamisError when the location cannot be read.
     """
     filesystem, path = open_filesystem(pattern)
+    if pattern.startswith(("http://", "https://")):
+        return [_web_file(filesystem, pattern)]
     parts = PurePosixPath(path).parts
-    fixed = next((i for i, part in enumerate(parts) if any(c in part for c in "*?[")), len(parts) - 1)
-    root = str(PurePosixPath(*parts[:fixed])) if fixed else ""
+    fixed = next((i for i, part in enumerate(parts) if any(c in part for c in "*?[")), None)
     try:
-        if fixed == len(parts) - 1 and not any(c in parts[-1] for c in "*?["):
+        if fixed is None:
             infos = [filesystem.get_file_info(path)]
             if infos[0].type == pafs.FileType.Directory:
                 return list_files(pattern.rstrip("/") + "/*")
+            root = str(PurePosixPath(path).parent)
         else:
-            infos = filesystem.get_file_info(pafs.FileSelector(root, recursive="**" in path, allow_not_found=True))
-            deep = len(parts) - fixed > 1 and "**" not in path
-            if deep:
-                infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
-            infos = [info for info in infos if _matches(info.path, path)]
-    except OSError as error:
+            root = str(PurePosixPath(*parts[:fixed])) if fixed else ""
+            deep = len(parts) - fixed > 1
+            infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=deep, allow_not_found=True))
+            matches = re.compile(_glob_regex(path)).fullmatch
+            infos = [info for info in infos if matches(info.path)]
+    except Exception as error:  # each store has errors of its own, and each must be one line
         raise TamisError(f"{pattern}: {_first_line(error)}") from None
-    prefix = pattern[: len(pattern) - len(path)] if pattern.endswith(path) and "://" in pattern else ""
-    if "://" in pattern and not prefix:
-        prefix = pattern.split("://", 1)[0] + "://"
+    prefix = pattern.split("://", 1)[0] + "://" if "://" in pattern else ""
     files = [
         SourceFile(
             uri=prefix + info.path,
@@ -87,15 +88,28 @@ def list_files(pattern: str) -> list[SourceFile]:
     return sorted(files, key=lambda file: file.key)
 
 
-def _matches(path: str, pattern: str) -> bool:
-    import fnmatch
-    import re
+def _web_file(filesystem: pafs.FileSystem, url: str) -> SourceFile:
+    """One file on the web, without listing: a glob is not possible there."""
+    try:
+        info = filesystem.handler.fs.info(url)
+    except Exception as error:
+        raise TamisError(f"{url}: {_first_line(error)}") from None
+    size = info.get("size") or 0
+    return SourceFile(url, PurePosixPath(urlparse(url).path).name, size, f"{size}-{info.get('ETag', '')}")
 
-    regex = "".join(
-        ".*" if token == "**" else "[^/]*" if token == "*" else fnmatch.translate(token)[4:-3] if token else ""
-        for token in re.split(r"(\*\*|\*)", pattern)
-    )
-    return re.fullmatch(regex, path, re.S) is not None
+
+def _glob_regex(pattern: str) -> str:
+    """Regular expression of a glob in which `*` and `?` stay within a folder and `**` crosses folders."""
+    tokens = re.findall(r"\*\*/?|\*|\?|\[[^]]*\]|[^*?\[]+|\[", pattern)
+    special = {"**": ".*", "**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    out = []
+    for token in tokens:
+        if token.startswith("[") and token.endswith("]") and len(token) > 2:
+            inner = token[1:-1].replace("\\", "\\\\")
+            out.append("[^" + inner[1:] + "]" if inner[0] == "!" else f"[{inner}]")
+        else:
+            out.append(special.get(token) or re.escape(token))
+    return "".join(out)
 
 
 def _first_line(error: BaseException) -> str:
