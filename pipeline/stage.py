@@ -22,6 +22,7 @@ times faster than a Python function for each document.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -206,7 +207,7 @@ class StageType:
 
     @property
     def doc(self) -> str:
-        return (self.run.__doc__ or "").strip()
+        return inspect.cleandoc(self.run.__doc__ or "")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ def _one(stage: StageType, console: Console) -> None:
     for name, field in stage.params.model_fields.items():
         default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
         table.add_row(escape(name), escape(default), escape(field.description or ""))
-    console.print(table)
+    if stage.params.model_fields:
+        console.print(table)
     columns = ", ".join(f"{field.name} ({field.type})" for field in stage.adds)
     if columns:
         console.print(f"\ncolumns: {escape(columns)}", highlight=False)

@@ -23,11 +23,13 @@ def find(run_dir: Path, document: str) -> list[dict[str, Any]]:
     if not any((run_dir / "ledger").glob("*.parquet")):
         raise TamisError(f"{run_dir}: expected a ledger of a finished run, found none; run `tamis run` first")
     with duckdb.connect() as db:
-        rows: Any = db.execute(
+        found = db.execute(
             "select * from read_parquet(?) where doc_id = ? or url = ? order by file, record_offset limit ?",
             [str(pattern), document, document, MAX_ROWS],
-        ).to_arrow_table()
-        if rows.num_rows == 0:
+        )
+        names = [column[0] for column in found.description]
+        rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        if not rows:
             close = db.execute(
                 "select url from read_parquet(?) where url is not null order by levenshtein(url, ?), url limit 3",
                 [str(pattern), document],
@@ -36,7 +38,7 @@ def find(run_dir: Path, document: str) -> list[dict[str, Any]]:
             raise TamisError(
                 f"{run_dir}: expected a document id or URL of its ledger, found {document!r}; close: {hint}"
             )
-    return rows.to_pylist()
+    return rows
 
 
 def explain(run_dir: Path, document: str, console: Console) -> None:
@@ -63,8 +65,10 @@ def _print(row: dict[str, Any], plan: Plan, run_dir: Path, console: Console) -> 
             fate += f" (score {row['score']:.4g}, threshold {row['threshold']:.4g})"
     console.print(fate, highlight=False)
     if row["canonical_id"]:
-        stays = "itself" if row["canonical_id"] == row["doc_id"] else f"`{_name(run_dir, row['canonical_id'])}`"
-        console.print(f"  cluster   {row['cluster_id']}; the copy that stays is {escape(stays)}", highlight=False)
+        stays = "itself" if row["canonical_id"] == row["doc_id"] else _name(run_dir, row["canonical_id"])
+        console.print(
+            f"  cluster   {row['cluster_id']}; the copy that stays is {escape(stays)}", highlight=False, soft_wrap=True
+        )
     table = Table("score", "value", "rule", "result", box=None, pad_edge=False, header_style="dim")
     rules: dict[str, list[tuple[str, Any, Any]]] = {}
     for node in plan.nodes:

@@ -176,3 +176,12 @@ def test_a_missing_input_is_an_error_before_any_work(tmp_path):
     loaded = manifests.load(path, [f"sources.0.paths={tmp_path}/nothing/*.txt"])
     with pytest.raises(ManifestError, match="at least one file"):
         driver.run(loaded, tmp_path / "run", InlineExecutor, QUIET)
+
+
+def test_a_run_that_keeps_nothing_still_ends_with_a_full_ledger(tmp_path):
+    stages = [STAGES[0], {"select": {"rules": ["toy_length.chars >= 1000"]}}, "toy_upper", "toy_unique"]
+    result = go(write_manifest(tmp_path, documents(), stages), tmp_path / "run")
+    assert result.summary["ok"]
+    assert result.summary["documents"]["kept"] == 0
+    assert ledger(tmp_path / "run", "select count(*) from led") == [(60,)]
+    assert any("dropped 100%" in warning for warning in result.summary["warnings"])
