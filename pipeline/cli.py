@@ -132,7 +132,7 @@ def why(
     explain(run_dir, document, out)
 
 
-@app.command()
+@app.command(epilog="Example:  tamis report runs/quickstart")
 def report(run_dir: Annotated[Path, typer.Argument(help="run directory")]) -> None:
     """Build RUN/report/index.html again from the run's files."""
     from pipeline import report as reports
