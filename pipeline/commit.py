@@ -138,12 +138,17 @@ class Store:
 class PartWriter:
     """One Parquet file under a unique name. Row groups are the batches, so parts of all nodes line up."""
 
-    def __init__(self, folder: Path, key: str, schema: pa.Schema, suffix: str = "") -> None:
+    def __init__(
+        self, folder: Path, key: str, schema: pa.Schema, suffix: str = "", dictionary: bool | list[str] = True
+    ) -> None:
+        """`dictionary` names the columns that Parquet may encode by dictionary; True is all of them."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"part-{key}-{uuid.uuid4().hex[:8]}{suffix}.parquet"
         self.schema, self.rows = schema, 0
         self._stream = open(self.path, "wb")  # noqa: SIM115 - lives until close()
-        self._writer = pq.ParquetWriter(self._stream, schema, compression="zstd", compression_level=3)
+        self._writer = pq.ParquetWriter(
+            self._stream, schema, compression="zstd", compression_level=3, use_dictionary=dictionary
+        )
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._writer.write_table(pa.Table.from_batches([batch], self.schema), row_group_size=max(1, batch.num_rows))

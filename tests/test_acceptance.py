@@ -102,6 +102,16 @@ def test_no_probe_item_is_left_in_the_training_data(run_dir):
     assert counts == (0,)
 
 
+def test_scores_can_be_filtered_and_sorted(run_dir):
+    """A filter on a nested score with a top-n: DuckDB 2.0.0 fails on it where the column has a dictionary."""
+    sql = """select scores.quality.score as q, scores.perplexity.score as p from read_parquet(?)
+             where p is not null and stage is null order by q limit 8"""
+    with duckdb.connect() as db:
+        rows = db.execute(sql, [f"{run_dir}/ledger/*.parquet"]).fetchall()
+    assert len(rows) == 8
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+
+
 def test_a_second_run_does_nothing_and_a_threshold_reruns_what_depends_on_it(run_dir, shared_data):
     again = tamis(*settings(shared_data, run_dir))
     assert again.returncode == 0
