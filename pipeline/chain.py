@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ class _Running:
             for split in sorted(self.writers)
         ]
         body = {"counts": self.counts.to_json(), "attempt": attempt, **self.timer.to_json()}
+        self.writers.clear()  # from here on the files belong to the record
         return self.store.publish(self.node, self.piece.key, files, body)
 
 
@@ -106,6 +107,7 @@ def run_slice(run_dir: Path, phase: int, ordinal: int, attempt: int = 0) -> dict
     if not todo:
         return {}
     running = {node.name: _Running(store, plan, node, piece) for node in todo}
+    reader = functools.cache(lambda producer: PartReader(store.part(plan.by_name[producer], piece.key)))
     last = max(node.position for node in todo)
     upstream = [node for node in plan.nodes if node.position <= last and (node in todo or node in plan.row_nodes)]
     try:
@@ -118,7 +120,7 @@ def run_slice(run_dir: Path, phase: int, ordinal: int, attempt: int = 0) -> dict
             if batch is None:
                 break
             rows += batch.num_rows
-            _run_batch(store, plan, piece, group, batch, upstream, running)
+            _run_batch(reader, group, batch, upstream, running)
         if rows == 0:
             _write_empty(running)
         for node in todo:
@@ -153,9 +155,7 @@ def _source_batches(store: Store, plan: Plan, piece: Slice, todo: list[Node]) ->
 
 
 def _run_batch(
-    store: Store,
-    plan: Plan,
-    piece: Slice,
+    reader: Callable[[str], PartReader],
     group: int,
     batch: pa.RecordBatch,
     upstream: list[Node],
@@ -171,8 +171,7 @@ def _run_batch(
     def column(producer: str, name: str) -> pa.Array:
         key = (producer, bare(name))
         if key not in columns:
-            reader = _reader(str(store.part(plan.by_name[producer], piece.key)))
-            columns[key] = reader.read(group, [bare(name)])[bare(name)]
+            columns[key] = reader(producer).read(group, [bare(name)])[bare(name)]
         return columns[key]
 
     shared: tuple[bytes, dict[str, pa.Array], Batch] | None = None
@@ -211,11 +210,6 @@ def _live_batch(
     seen.update(changed)
     batch.put({name: array if mask is None else array.filter(mask) for name, array in changed.items()})
     return batch
-
-
-@functools.lru_cache(maxsize=64)
-def _reader(path: str) -> PartReader:
-    return PartReader(Path(path))
 
 
 def _payload_sizes(batch: pa.RecordBatch) -> pa.Array:

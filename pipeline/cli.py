@@ -98,7 +98,7 @@ def run(
 
 @app.command(epilog="Example:  tamis plan M.yaml --set stages.4.select.rules='[langid.score >= 0.8]'")
 def plan(manifest: ManifestArg, set_: SetOption = None, run_dir: RunDirOption = None) -> None:
-    """Show what would run, what is done already, and why; changes nothing in the run directory."""
+    """Show what would run and what is done already. Runs nothing, but a source that makes its own files makes them."""
     from pipeline import plan_view
 
     loaded = _load(manifest, set_)

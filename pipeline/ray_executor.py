@@ -63,6 +63,7 @@ class RayExecutor:
                     f"Ray: expected to start or to reach {address or 'a local Ray'}, found: {error}"
                 ) from None
         self._task = ray.remote(max_retries=0, num_cpus=1)(_remote)
+        self._most = int(max((node["Resources"].get("memory", 0) for node in ray.nodes()), default=0) * 0.9)
 
     def run(self, run_dir: Path, tasks: Iterable[Task]) -> Iterator[Done]:
         waiting = [(task, 0, BASE_MEMORY) for task in tasks][::-1]
@@ -70,6 +71,7 @@ class RayExecutor:
         while waiting or running:
             while waiting and len(running) < self.workers:
                 task, attempt, memory = waiting.pop()
+                memory = min(memory, self._most)  # more than any node has would wait for ever
                 future = self._task.options(memory=memory).remote(str(run_dir), task, attempt)
                 running[future] = (task, attempt, memory)
             ready, _ = ray.wait(list(running), num_returns=1)

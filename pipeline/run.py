@@ -99,6 +99,7 @@ def run(manifest: Manifest, run_dir: Path, make_executor: Callable[[], Executor]
         trained: dict[str, Any] | None = None
         if not worker.failures:
             worker.publish()
+            worker.close()  # the trainer gets the memory
             if train_config and not training.is_done(run_dir, plan, train_config):
                 worker.ran.add("train")
                 trained = training.train(run_dir, plan, train_config, reporter)
@@ -219,3 +220,4 @@ class _Worker:
     def close(self) -> None:
         if self._executor is not None:
             self._executor.close()
+            self._executor = None
