@@ -6,11 +6,14 @@ ordered or mounted. Cost: one hash of about 100 bytes for each record.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import tldextract
 import xxhash
 
 from pipeline.errors import ConservationError
@@ -26,9 +29,13 @@ STORED = pa.schema(
         ("record_offset", pa.int64()),
         ("url", pa.string()),
         ("host", pa.string()),
+        ("domain", pa.string()),
         ("content_type", pa.string()),
         ("http_status", pa.int16()),
         ("charset", pa.string()),
+        ("robots_tag", pa.string()),
+        ("kind", pa.string()),
+        ("licence", pa.string()),
         ("text", pa.string()),
     ]
 )
@@ -50,8 +57,25 @@ def host_of(url: str | None) -> str | None:
         return None
 
 
+@functools.cache
+def _suffixes() -> tldextract.TLDExtract:
+    """The public suffix list of the installed package, private suffixes included; never the network."""
+    return tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=True)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def domain_of(host: str | None) -> str | None:
+    """Registered domain: `www.bbc.co.uk` -> `bbc.co.uk`, `a.github.io` -> itself; the host where there is none."""
+    if not host:
+        return None
+    return _suffixes()(host).top_domain_under_public_suffix or host
+
+
 def read_slice(plan: Plan, piece: Slice) -> Iterator[pa.RecordBatch]:
-    """Batches of INGEST_SCHEMA with `doc_id`, `source`, `file` and `host` in front."""
+    """Batches of INGEST_SCHEMA with `doc_id`, `source`, `file`, `host` and `domain` in front.
+
+    `kind` and `licence` are the source's where the record states none.
+    """
     source = plan.sources[piece.source]
     kind = format_types()[source["format"]]
     filesystem, path = open_filesystem(piece.uri)
@@ -66,10 +90,16 @@ def read_slice(plan: Plan, piece: Slice) -> Iterator[pa.RecordBatch]:
                 raise ConservationError(f"{piece.uri}: expected record offsets that rise, found {offsets[:5]}...")
             last = offsets[-1]
         n = batch.num_rows
+        hosts = [host_of(url) for url in batch["url"].to_pylist()]
         identity = {
             "doc_id": pa.array(doc_ids(piece.source, piece.file, offsets), pa.string()),
             "source": pa.array([piece.source] * n, pa.string()),
             "file": pa.array([piece.file] * n, pa.string()),
-            "host": pa.array([host_of(url) for url in batch["url"].to_pylist()], pa.string()),
+            "host": pa.array(hosts, pa.string()),
+            "domain": pa.array([domain_of(host) for host in hosts], pa.string()),
         }
-        yield pa.RecordBatch.from_pydict({**identity, **{name: batch[name] for name in INGEST_SCHEMA.names}})
+        columns = {**identity, **{name: batch[name] for name in INGEST_SCHEMA.names}}
+        for name in ("kind", "licence"):
+            if source[name] is not None:
+                columns[name] = pc.fill_null(columns[name], source[name])
+        yield pa.RecordBatch.from_pydict(columns)

@@ -2,8 +2,8 @@
 
 Built from committed parts, slice by slice, after the last per-document stage. The fate of a document is the first
 node, in manifest order, that dropped or quarantined it. A stage's column that is named like a ledger column
-(`language`, `text_bytes`, `cluster_id`, `canonical_id`) fills it, the newest first; every other numeric column is a
-score. Cost: reading the small columns once.
+(`language`, `text_bytes`, `licence`, `cluster_id`, `canonical_id`) fills it, the newest first; every other numeric
+column is a score. Cost: reading the small columns once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pipeline.storage import digest
 
 ROLES = {
     "language": pa.string(),
+    "licence": pa.string(),
     "text_bytes": pa.int64(),
     "cluster_id": pa.string(),
     "canonical_id": pa.string(),
@@ -48,7 +49,7 @@ QUARANTINE_SCHEMA = pa.schema(
 
 def node_for(plan: Plan, kind: str = "ledger") -> Node:
     """The pseudo-node under which ledger parts are committed; changes when any part of the plan does."""
-    fingerprint = digest([kind, 2, [node.fingerprint for node in plan.row_nodes]])
+    fingerprint = digest([kind, 3, [node.fingerprint for node in plan.row_nodes]])
     position = max(node.position for node in plan.nodes) + 1
     return Node(kind, kind, "ledger", {}, (), {}, (), True, "", position, fingerprint)
 
@@ -85,6 +86,9 @@ def ledger_schema(plan: Plan) -> pa.Schema:
             ("record_offset", pa.int64()),
             ("url", pa.string()),
             ("host", pa.string()),
+            ("domain", pa.string()),
+            ("kind", pa.string()),
+            ("licence", pa.string()),
             ("language", pa.string()),
             ("text_bytes", pa.int64()),
             ("verdict", pa.string()),
@@ -129,7 +133,8 @@ def _compose(
     plan: Plan, rows: SliceRows, group: int, schema: pa.Schema
 ) -> tuple[pa.RecordBatch, pa.RecordBatch, np.ndarray]:
     base = {
-        name: rows.column(group, INGEST, name) for name in ("doc_id", "source", "file", "record_offset", "url", "host")
+        name: rows.column(group, INGEST, name)
+        for name in ("doc_id", "source", "file", "record_offset", "url", "host", "domain", "kind")
     }
     n = len(base["doc_id"])
     verdict = np.full(n, KEPT, np.uint8)
@@ -145,6 +150,7 @@ def _compose(
         )
     }
     roles: dict[str, pa.Array] = {name: pa.nulls(n, kind) for name, kind in ROLES.items()}
+    roles["licence"] = rows.column(group, INGEST, "licence")
     for node in rows.nodes:
         code = np.asarray(rows.column(group, node.name, "_verdict"))
         first = ((code == DROPPED) | (code == QUARANTINED)) & (verdict == KEPT)

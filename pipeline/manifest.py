@@ -37,6 +37,8 @@ class Source:
     format: str
     paths: tuple[str, ...]
     params: Params
+    kind: str | None  # of its documents, where the record says nothing: wiki, book, code, synthetic, ...
+    licence: str | None
     line: int  # of `paths` in the manifest, 0 when given by --set
 
 
@@ -67,7 +69,14 @@ class Manifest:
             "seed": self.seed,
             "score_all": self.score_all,
             "sources": [
-                {"name": s.name, "format": s.format, "paths": list(s.paths), **s.params.model_dump(mode="json")}
+                {
+                    "name": s.name,
+                    "format": s.format,
+                    "paths": list(s.paths),
+                    "kind": s.kind,
+                    "licence": s.licence,
+                    **s.params.model_dump(mode="json"),
+                }
                 for s in self.sources
             ],
             "stages": [
@@ -206,9 +215,14 @@ def _sources(check: _Checker, raw: Any) -> list[Source]:
             continue
         if not paths and formats[kind].prepare is None:
             check.add((*path, "paths"), "at least one path or glob", "nothing")
+        stated: dict[str, str | None] = {}
+        for field in ("kind", "licence"):
+            stated[field] = rest.pop(field, None)
+            if stated[field] is not None and not (isinstance(stated[field], str) and stated[field]):
+                check.add((*path, field), f"the {field} of its documents, a word", _show(stated[field]))
         params = check.model(formats[kind].params, rest, path)
         if params is not None and isinstance(name, str):
-            sources.append(Source(name, kind, tuple(paths), params, check.line((*path, "paths"))))
+            sources.append(Source(name, kind, tuple(paths), params, **stated, line=check.line((*path, "paths"))))
     return sources
 
 

@@ -21,11 +21,12 @@ from pipeline.manifest import Entry, Manifest
 from pipeline.stage import FormatType, StageType, format_types, stage_types
 from pipeline.storage import SourceFile, digest, list_files, open_filesystem
 
-ENGINE_VERSION = 1  # raise when the layout of parts changes
+ENGINE_VERSION = 2  # raise when the layout of parts changes
 INGEST = "ingest"
 ROW_KINDS = ("ingest", "doc", "sketch", "global")  # nodes with one row for each ingested record
 INGEST_COLUMNS = (
-    "doc_id", "source", "file", "record_offset", "url", "host", "content_type", "http_status", "charset", "text",
+    "doc_id", "source", "file", "record_offset", "url", "host", "domain", "content_type", "http_status", "charset",
+    "robots_tag", "kind", "licence", "text",
 )  # fmt: skip
 TRANSIENT_COLUMNS = ("html",)  # read again from the source instead of stored
 
@@ -80,7 +81,7 @@ class Phase:
 class Plan:
     name: str
     seed: int
-    sources: dict[str, dict[str, Any]]  # name -> {format, params}
+    sources: dict[str, dict[str, Any]]  # name -> {format, params, kind, licence}
     nodes: tuple[Node, ...]
     slices: tuple[Slice, ...]
     phases: tuple[Phase, ...]
@@ -183,7 +184,9 @@ def make_slices(manifest: Manifest, prepared: dict[str, list[str]]) -> list[Slic
                 expected = f"a readable {source.format} file"
                 problems.append(Problem(field, expected, f"{file.uri}: {error}", source.line))
                 continue
-            identity = [ENGINE_VERSION, source.name, _format_identity(kind, source.params), key, file.version]
+            format_identity = _format_identity(kind, source.params)
+            stated = [source.kind, source.licence]
+            identity = [ENGINE_VERSION, source.name, format_identity, stated, key, file.version]
             for start, end in ranges:
                 slice_key = digest([*identity, start, end])[:16]
                 slices.append(Slice(len(slices), slice_key, source.name, key, file.uri, start, end))
@@ -212,7 +215,10 @@ def make_plan(manifest: Manifest, slices: list[Slice]) -> Plan:
         nodes.append(node)
         if "text" in stage.adds.names:
             text_from = entry.name
-    sources = {s.name: {"format": s.format, "params": s.params.model_dump(mode="json")} for s in manifest.sources}
+    sources = {
+        s.name: {"format": s.format, "params": s.params.model_dump(mode="json"), "kind": s.kind, "licence": s.licence}
+        for s in manifest.sources
+    }
     return Plan(manifest.name, manifest.seed, sources, tuple(nodes), tuple(slices), tuple(_phases(nodes)))
 
 

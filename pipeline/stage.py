@@ -49,8 +49,9 @@ class Params(BaseModel):
 class Batch:
     """Columns of the live documents of one part of a slice; all arrays have length `num_rows`.
 
-    Names: `doc_id`, `source`, `file`, `record_offset`, `url`, `host`, `html`, `text` are the document's own;
-    every other column is `<node>.<column>`, as in `langid.label`. `text` is the newest version of the text.
+    Names: `doc_id`, `source`, `file`, `record_offset`, `url`, `host`, `domain` (the registered one), `kind`,
+    `licence`, `content_type`, `http_status`, `charset`, `robots_tag`, `html` and `text` are the document's own; every
+    other column is `<node>.<column>`, as in `langid.language`. `text` is the newest version of the text.
     """
 
     def __init__(self, columns: Mapping[str, pa.Array], num_rows: int) -> None:
@@ -230,6 +231,9 @@ INGEST_SCHEMA = pa.schema(
         ("content_type", pa.string()),
         ("http_status", pa.int16()),
         ("charset", pa.string()),  # as the HTTP header states it, null when it does not
+        ("robots_tag", pa.string()),  # X-Robots-Tag of the HTTP header; several are joined by commas
+        ("kind", pa.string()),  # of the document, as the record states it (wiki, book, code, ...); null: the source's
+        ("licence", pa.string()),  # as the record states it; null: the source's
         ("html", pa.binary()),  # body after transfer and content decoding; null when the source holds text
         ("text", pa.string()),  # null when the source holds HTML
         ("verdict", pa.uint8()),  # KEPT, DROPPED or QUARANTINED
