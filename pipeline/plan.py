@@ -248,6 +248,7 @@ def _node(
         stage.name,
         stage.version,
         code_digest(stage.module),
+        stage.identity(params),
         params.model_dump(mode="json"),
         sorted([column, fingerprints[producer]] for column, producer in producers.items()),
         [fingerprints[node.name] for node in _visible(before, gate, manifest.score_all)] if reads or producers else [],

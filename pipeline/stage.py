@@ -23,7 +23,6 @@ times faster than a Python function for each document.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +30,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import StageError as StageError  # stages raise it
+from pipeline.rules import Expression as Expression  # and publish rules
+from pipeline.rules import Rule as Rule
 
 UNSEEN, KEPT, DROPPED, QUARANTINED = 0, 1, 2, 3
 VERDICT_NAMES = ("unseen", "kept", "dropped", "quarantined")
@@ -101,62 +101,6 @@ class Out:
     quarantine: dict[int, str] = field(default_factory=dict)
 
 
-_RULE = re.compile(r"^\s*([A-Za-z_][\w.-]*)\s*(>=|<=|==|!=|>|<|not in|in)\s*(.+?)\s*$")
-_COMPARE = {">=": pc.greater_equal, "<=": pc.less_equal, ">": pc.greater, "<": pc.less, "==": pc.equal,
-            "!=": pc.not_equal}  # fmt: skip
-_SIDE = {">=": "_min", ">": "_min", "<=": "_max", "<": "_max"}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A document is kept while `column op value` holds; `name` is the reason that the ledger gives otherwise."""
-
-    column: str
-    op: str
-    value: float | str | tuple
-    name: str
-
-    @classmethod
-    def parse(cls, text: str, name: str | None = None) -> Rule:
-        """`words >= 50`, `label in [en, de]`, `label == en`.
-
-        Raises ValueError with the expected form. The default name is the column with `_min` or `_max` for a
-        bound, else the column itself.
-        """
-        match = _RULE.match(text)
-        if not match:
-            raise ValueError(f"expected `column OP value` with OP one of >= <= > < == != in, found {text!r}")
-        column, op, raw = match.groups()
-        if op in ("in", "not in"):
-            if not (raw.startswith("[") and raw.endswith("]")):
-                raise ValueError(f"expected a list like [en, de] after `{op}`, found {raw!r}")
-            value: float | str | tuple = tuple(
-                item.strip().strip("'\"") for item in raw[1:-1].split(",") if item.strip()
-            )
-        else:
-            try:
-                value = float(raw)
-            except ValueError:
-                value = raw.strip("'\"")
-            if op in _SIDE and isinstance(value, str):
-                raise ValueError(f"expected a number after `{op}`, found {raw!r}")
-        return cls(column, op, value, name or column + _SIDE.get(op, ""))
-
-    def holds(self, array: pa.Array) -> np.ndarray:
-        """bool array: does each value satisfy the rule? A null or NaN (not scored, not applicable) passes."""
-        if isinstance(self.value, tuple):
-            kind = array.type if not pa.types.is_dictionary(array.type) else array.type.value_type
-            found = pc.is_in(array, value_set=pa.array(list(self.value)).cast(kind))
-            verdict = found if self.op == "in" else pc.invert(found)
-        else:
-            numeric = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
-            value = pa.scalar(self.value, pa.float64()) if numeric else pa.scalar(str(self.value))
-            verdict = _COMPARE[self.op](array.cast(pa.float64()) if numeric else array, value)
-            if numeric:
-                verdict = pc.or_kleene(verdict, pc.is_nan(array.cast(pa.float64())))
-        return np.asarray(pc.fill_null(pc.or_kleene(verdict, pc.is_null(array)), True), dtype=bool)
-
-
 class Tools(Protocol):
     """What the engine hands to a running stage."""
 
@@ -204,6 +148,8 @@ class StageType:
     sketch_schema: pa.Schema | None
     publish: str | None
     index: Callable[..., dict] | None
+    identity: Callable[[Any], str]
+    languages: Callable[[Any], tuple[str, tuple[str, ...]]] | None
     module: str
 
     @property
@@ -275,6 +221,8 @@ def _register(kind: str, name: str, params: type[Params], run: Callable, **optio
         sketch_schema=pa.schema(options["sketch_schema"]) if "sketch_schema" in options else None,
         publish=options.get("publish"),
         index=options.get("index"),
+        identity=_as_function(options.get("identity"), ""),
+        languages=options.get("languages"),
         module=run.__module__,
     )
     _STAGES[name] = stage
@@ -282,17 +230,21 @@ def _register(kind: str, name: str, params: type[Params], run: Callable, **optio
 
 
 def doc_stage(name: str, params: type[Params], *, reads: Any, adds: Any = None, drops: bool = False, rules: Any = None,
-              artifacts: Any = None, version: int = 1) -> Callable:  # fmt: skip
+              artifacts: Any = None, version: int = 1, identity: Callable[[Any], str] | None = None,
+              languages: Callable[[Any], tuple[str, tuple[str, ...]]] | None = None) -> Callable:  # fmt: skip
     """Register `fn(batch, params, tools) -> Out | dict[str, pa.Array]`.
 
     `rules(params)` lists the published thresholds of a scoring stage over its own columns; a `select` stage
     applies them. Only a stage with `drops=True` may drop by itself. `artifacts(params)` names the artifact
-    nodes whose folders `tools.artifact(name)` gives.
+    nodes whose folders `tools.artifact(name)` gives. `identity(params)` says, when the plan is made, what the
+    result depends on beside code, parameters and inputs: the hash of a model file, the version of a program.
+    `languages(params)` gives the column with the language of a document (empty: all are taken for the one
+    language) and the languages that have settings; the run reports the documents of others.
     """
 
     def wrap(fn: Callable) -> Callable:
         _register("doc", name, params, fn, reads=reads, adds=adds, drops=drops, rules=rules, artifacts=artifacts,
-                  version=version)  # fmt: skip
+                  version=version, identity=identity, languages=languages)  # fmt: skip
         return fn
 
     return wrap
@@ -315,15 +267,17 @@ def global_stage(name: str, params: type[Params], *, reads: Any, sketch: Callabl
 
 
 def artifact_stage(name: str, params: type[Params], *, reads: Any = None, artifacts: Any = None,
-                   publish: str | None = None, version: int = 1) -> Callable:  # fmt: skip
+                   publish: str | None = None, version: int = 1,
+                   identity: Callable[[Any], str] | None = None) -> Callable:  # fmt: skip
     """Register `fn(corpus, params, out, tools) -> dict` that leaves files in the folder `out`.
 
     The returned numbers go to `stage.json` and the report. `publish` names a folder of the run directory that
-    shows the newest artifact, such as `tokenizer`.
+    shows the newest artifact, such as `tokenizer`. `identity` as for `doc_stage`.
     """
 
     def wrap(fn: Callable) -> Callable:
-        _register("artifact", name, params, fn, reads=reads, artifacts=artifacts, publish=publish, version=version)
+        _register("artifact", name, params, fn, reads=reads, artifacts=artifacts, publish=publish, version=version,
+                  identity=identity)  # fmt: skip
         return fn
 
     return wrap
