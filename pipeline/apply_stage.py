@@ -95,7 +95,7 @@ def checked(stage: StageType, node: str, schema: pa.Schema, n: int, out: Out | s
             array = array.combine_chunks()
         if len(array) != n:
             raise ConservationError(f"stage {node}: expected {n} rows in column {item.name}, found {len(array)}")
-        columns[item.name] = array if array.type == item.type else array.cast(item.type)
+        columns[item.name] = _finite(array if array.type == item.type else array.cast(item.type), node, item.name)
     verdict = np.full(n, KEPT, np.uint8)
     if out.drop is not None:
         if not stage.drops:
@@ -121,6 +121,13 @@ def checked(stage: StageType, node: str, schema: pa.Schema, n: int, out: Out | s
         errors,
         columns,
     )
+
+
+def _finite(array: pa.Array, node: str, column: str) -> pa.Array:
+    """The array, unless a number in it is NaN or infinite: what is undefined is null. Raises StageFailure."""
+    if pa.types.is_floating(array.type) and not pc.all(pc.is_finite(array), min_count=0).as_py():
+        raise StageFailure(f"stage {node}: expected finite numbers or null in column {column}, found NaN or infinity")
+    return array
 
 
 def _masked(array: Any, kind: pa.DataType, n: int, hide: np.ndarray) -> pa.Array:

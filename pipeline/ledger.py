@@ -1,9 +1,9 @@
 """The ledger: one row for every input record, with its fate, its scores and the number that decided.
 
 Built from committed parts, slice by slice, after the last per-document stage. The fate of a document is the first
-node, in manifest order, that dropped or quarantined it. A stage's column that is named like a ledger column
-(`language`, `text_bytes`, `licence`, `cluster_id`, `canonical_id`) fills it, the newest first; every other numeric
-column is a score. Cost: reading the small columns once.
+node, in manifest order, that dropped or quarantined it. A stage's column that is named like one of ROLES (`language`,
+`licence`, `cluster_id`, `failed_rules`, ...) fills that ledger column, newest first; every other numeric column is a
+score. Cost: reading the small columns once.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ ROLES = {
     "text_bytes": pa.int64(),
     "cluster_id": pa.string(),
     "canonical_id": pa.string(),
+    "failed_rules": pa.list_(pa.string()),
 }
 
 QUARANTINE_SCHEMA = pa.schema(
@@ -49,7 +50,7 @@ QUARANTINE_SCHEMA = pa.schema(
 
 def node_for(plan: Plan, kind: str = "ledger") -> Node:
     """The pseudo-node under which ledger parts are committed; changes when any part of the plan does."""
-    fingerprint = digest([kind, 3, [node.fingerprint for node in plan.row_nodes]])
+    fingerprint = digest([kind, 4, [node.fingerprint for node in plan.row_nodes]])
     position = max(node.position for node in plan.nodes) + 1
     return Node(kind, kind, "ledger", {}, (), {}, (), True, "", position, fingerprint)
 
@@ -98,6 +99,7 @@ def ledger_schema(plan: Plan) -> pa.Schema:
             ("threshold", pa.float64()),
             ("cluster_id", pa.string()),
             ("canonical_id", pa.string()),
+            ("failed_rules", pa.list_(pa.string())),
             pa.field("scores", pa.struct(scores)),
         ]
     )
@@ -114,7 +116,7 @@ def run_slice(run_dir: Path, ordinal: int, attempt: int = 0) -> dict[str, Any]:
         rows = SliceRows(store, plan, piece, node.position)
         schema, counts = ledger_schema(plan), Counts()
         # DuckDB 2.0.0 fails on some filters over dictionary-encoded fields of nested structs, so scores have none
-        plain = [field.name for field in schema if not pa.types.is_struct(field.type)]
+        plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
         ledger = PartWriter(store.folder(node), piece.key, schema, ".ledger", plain)
         quarantine = PartWriter(store.folder(node), piece.key, QUARANTINE_SCHEMA, ".quarantine")
         for group in range(len(rows)):

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from pipeline import select, yaml_source
+from pipeline import from_file, select, yaml_source
 from pipeline.errors import ManifestError, Problem, did_you_mean
 from pipeline.stage import Params, Rule, StageType, format_types, stage_types
 from pipeline.yaml_source import Path
@@ -124,7 +124,7 @@ class _Checker:
 
 
 def _is_union_tag(part: Any, data: Any) -> bool:
-    return isinstance(part, str) and (part in ("str", "UseRules", "KeepRule") or "[" in part)
+    return isinstance(part, str) and (part in ("str", "float", "UseRules", "KeepRule") or "[" in part)
 
 
 def _describe(model: type[BaseModel], name: str) -> str:
@@ -278,7 +278,12 @@ def _entry(
         return None
     stage = stage_types()[kind]
     at = (*path, key)
-    data = dict(raw_params)
+    try:
+        data = from_file.resolve(dict(raw_params), FilePath(check.file).parent)
+    except ValueError as error:
+        expected, _, found = str(error).removeprefix("expected ").partition(", found ")
+        check.add(at, expected, found)
+        return None
     name = data.pop("name", kind)
     if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum():
         check.add((*at, "name"), "letters, digits, `_` or `-`", _show(name))
@@ -293,7 +298,8 @@ def _entry(
         return None
     if kind == "select":
         try:
-            params = select.resolve(params, published, since)
+            made = {entry.name: entry.params for entry in before if entry.type.kind == "artifact"}
+            params = select.resolve(params, published, since, made)
         except ValueError as error:
             expected, _, found = str(error).removeprefix("expected ").partition(", found ")
             check.add((*at, "rules"), expected, found)
@@ -303,10 +309,10 @@ def _entry(
         if "." in column and column not in columns:
             hint = did_you_mean(column, columns)
             check.add(at, "a column of an earlier stage", repr(column), hint or "`tamis stages NAME` lists columns")
-    made = {entry.name: entry.type.kind for entry in before}
+    kinds = {entry.name: entry.type.kind for entry in before}
     for artifact in stage.artifacts(params):
-        if made.get(artifact) != "artifact":
-            models = [entry_name for entry_name, entry_kind in made.items() if entry_kind == "artifact"]
+        if kinds.get(artifact) != "artifact":
+            models = [entry_name for entry_name, entry_kind in kinds.items() if entry_kind == "artifact"]
             hint = did_you_mean(artifact, models) or "models are made by stages before the one that uses them"
             check.add(at, f"the name of an earlier artifact ({', '.join(models) or 'none'})", repr(artifact), hint)
     return Entry(name, stage, params)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import ledger, summary, training, views
+from pipeline import impact, ledger, summary, training, views
 from pipeline.commit import Store
 from pipeline.errors import ManifestError, Problem, TamisError
 from pipeline.executor import Executor, Task
@@ -214,7 +214,8 @@ class _Worker:
             "documents": documents,
             "bytes": sizes,
             "stages": stages,
-            "warnings": summary.warnings(self.plan, stages),
+            "warnings": [*summary.warnings(self.plan, stages), *summary.unknown_languages(self.run_dir, self.plan)],
+            "impact": impact.measure(self.run_dir, self.plan),
         }
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import duckdb
 
 from pipeline.commit import Store
 from pipeline.errors import ConservationError
-from pipeline.plan import INGEST, Node, Plan
+from pipeline.plan import INGEST, Node, Plan, stage_of
 from pipeline.storage import publish_json
 
 FATES = ("in", "kept", "dropped", "quarantined")
@@ -113,6 +113,42 @@ def warnings(plan: Plan, stages: list[dict[str, Any]]) -> list[str]:
         for reason, count in stage["reasons"].items():
             if count * 2 > stage["in"]:
                 found.append(f"{node.name}: {reason} dropped {count / stage['in']:.0%} of the documents it saw")
+    return found
+
+
+def unknown_languages(run_dir: Path, plan: Plan) -> list[str]:
+    """Scoring nodes that met documents of a language without settings: with how many, and of which languages.
+
+    Languages are those of the ledger; without language identification there is nothing to compare with, and a node
+    that takes every document for one language is named.
+    """
+    found, known_at_all = (
+        [],
+        any("language" in stage_of(node).adds.names for node in plan.row_nodes if node.type != INGEST),
+    )
+    with duckdb.connect() as db:
+        db.from_parquet(str(run_dir / "ledger" / "*.parquet")).create_view("ledger")
+        for node in plan.nodes:
+            languages = stage_of(node).languages if node.kind == "doc" else None
+            if languages is None:
+                continue
+            column, settings = languages(stage_of(node).params.model_validate(node.params))
+            taken = "has no settings for" if column else f"takes for {' or '.join(settings)}"
+            if not known_at_all:
+                if not column:
+                    found.append(f"{node.name}: no stage before it identifies languages; it {taken} every document")
+                continue
+            later = [other.name for other in plan.nodes if other.position >= node.position]
+            rows = db.execute(
+                """SELECT language, count(*) FROM ledger WHERE (verdict = 'kept' OR stage IN (SELECT unnest($1)))
+                   AND language IS NOT NULL AND language NOT IN (SELECT unnest($2))
+                   GROUP BY ALL ORDER BY 2 DESC, 1""",
+                [later, list(settings)],
+            ).fetchall()
+            if rows:
+                shown = ", ".join(f"{language} ({count:,})" for language, count in rows[:8])
+                more = f" and {len(rows) - 8} more languages" if len(rows) > 8 else ""
+                found.append(f"{node.name}: {taken} {sum(row[1] for row in rows):,} documents in {shown}{more}")
     return found
 
 
