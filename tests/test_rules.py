@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 
@@ -118,7 +119,7 @@ def test_logic_equals_the_slow_evaluator(node):
 
 @given(st.text(max_size=60))
 def test_any_text_parses_or_is_refused(text):
-    try:
-        Expression.parse(text)
-    except ValueError as error:
-        assert str(error).startswith("expected ")
+    found = None
+    with contextlib.suppress(ValueError):
+        found = Expression.parse(text)
+    assert found is None or list(found.rules())
