@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test lint
+.PHONY: install quickstart test lint peers bench quality
 
 install: $(STAMP)
 
@@ -28,3 +28,17 @@ lint: $(VENV)/.tested
 
 test: lint
 	$(VENV)/bin/python -m pytest
+
+# Peers live in an environment of their own: their versions never meet the project's.
+peers: .venv-peers/.installed
+
+.venv-peers/.installed: benchmarks/peers.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --prefer-binary -r benchmarks/peers.txt
+	touch $@
+
+bench: $(VENV)/.tested peers
+	$(VENV)/bin/python -m benchmarks
+
+quality: $(VENV)/.tested peers
+	$(VENV)/bin/python -m benchmarks --quality --write docs/quality.md

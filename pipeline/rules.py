@@ -2,9 +2,10 @@
 
     gopher_quality.words >= 50 and (langid.language in [en, de] or langid.score < 0.5)
 
-Three-valued logic, as in SQL: a comparison with a null or a NaN is unknown, `false and unknown` is false, `true or
-unknown` is true. What an unknown rule means for a document is said by who applies it. A bound may be a percentile of
-a reference, as in `perplexity.score <= p60`. Cost: one comparison of two arrays for each term.
+Three-valued logic, as in SQL, for numbers: a comparison with a null or a NaN is unknown, `false and unknown` is false,
+`true or unknown` is true. What an unknown rule means for a document is said by who applies it. Text is two-valued: a
+missing language is not `en`, so `==` and `in` are false and `!=` and `not in` true. A bound may be a percentile of a
+reference, as in `perplexity.score <= p60`. Cost: one comparison of two arrays for each term.
 """
 
 from __future__ import annotations
@@ -61,22 +62,21 @@ class Rule:
         return float(match[1]) if match else None
 
     def truth(self, array: pa.Array, bound: pa.Array | None = None) -> pa.BooleanArray:
-        """Does each value satisfy the rule? Null where the value is null or NaN. `bound` replaces a percentile."""
+        """Does each value satisfy the rule? Null where a number is null or NaN. `bound` replaces a percentile."""
+        numeric = pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_boolean(array.type)
         if isinstance(self.value, tuple):
             kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
             found = pc.is_in(array, value_set=pa.array(list(self.value)).cast(kind))
             found = pc.invert(found) if self.op == "not in" else found
-            return pc.if_else(pc.is_null(array), pa.scalar(None, pa.bool_()), found)
-        if pa.types.is_boolean(array.type):
-            array = array.cast(pa.uint8())
-        if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
-            numbers = array.cast(pa.float64())
+            return pc.if_else(pc.is_null(array), pa.scalar(None, pa.bool_()), found) if numeric else found
+        if numeric:
+            numbers = (array.cast(pa.uint8()) if pa.types.is_boolean(array.type) else array).cast(pa.float64())
             numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
             return _COMPARE[self.op](numbers, pa.scalar(self.value, pa.float64()) if bound is None else bound)
-        return _COMPARE[self.op](array, pa.scalar(str(self.value)))
+        return pc.fill_null(_COMPARE[self.op](array, pa.scalar(str(self.value))), self.op == "!=")
 
     def holds(self, array: pa.Array) -> np.ndarray:
-        """bool array: as `truth`, and a null or NaN (not scored, not applicable) passes."""
+        """bool array: as `truth`, and a number that is null or NaN (not scored, not applicable) passes."""
         return np.asarray(pc.fill_null(self.truth(array), True), dtype=bool)
 
 

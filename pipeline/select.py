@@ -1,9 +1,10 @@
 """`select`: the one place where scores become decisions.
 
 A document is kept while every rule holds. The first that fails is its reason in the ledger, with score and threshold;
-all that failed are kept beside it, so that the report can say what only one rule removed. A rule over null (not
-scored, not applicable, undefined) keeps the document unless the rule says `on_null: drop`. Changing a threshold
-re-runs this stage and what follows it, never a scoring stage. Cost: a comparison of two arrays for each term.
+all that failed are kept beside it, so that the report can say what only one rule removed. A rule over a number that is
+null (not scored, not applicable, undefined) keeps the document unless the rule says `on_null: drop`; a missing text,
+such as a language, is simply not the one asked for. Changing a threshold re-runs this stage and what follows it, never
+a scoring stage. Cost: a comparison of two arrays for each term.
 
 A manifest writes rules in three forms, and may change them for some documents::
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.errors import TamisError
-from pipeline.plan import Plan
+from pipeline.plan import Node, Plan
 
 MAX_ROWS = 20
 
@@ -69,28 +69,36 @@ def _print(row: dict[str, Any], plan: Plan, run_dir: Path, console: Console) -> 
         console.print(
             f"  cluster   {row['cluster_id']}; the copy that stays is {escape(stays)}", highlight=False, soft_wrap=True
         )
+    if row["failed_rules"]:
+        console.print(f"  failed    {', '.join(row['failed_rules'])}", highlight=False, markup=False, soft_wrap=True)
     table = Table("score", "value", "rule", "result", box=None, pad_edge=False, header_style="dim")
-    rules: dict[str, list[tuple[str, Any, Any]]] = {}
+    rules: dict[str | None, list[tuple[str, str, str]]] = {}
     for node in plan.nodes:
         for rule in node.params.get("rules", []) if node.type == "select" else []:
-            rules.setdefault(rule["column"], []).append((node.name, rule["op"], rule["value"]))
+            shown = escape(rule["keep"].removeprefix(f"{rule['column']} "))
+            entry = (shown, node.name, _result(row, plan, node, rule["name"]))
+            rules.setdefault(rule["column"], []).append(entry)
     for node_name, scores in (row["scores"] or {}).items():
         for name, value in (scores or {}).items() if isinstance(scores, dict) else ():
             column = f"{node_name}.{name}"
             shown = "not scored" if value is None else f"{value:.5g}"
-            bounds = rules.pop(column, [])
-            for select, op, bound in bounds or [("", "", "")]:
-                result = "" if not select or value is None else _holds(value, op, bound)
-                table.add_row(f"  {column}", shown, f"{op} {bound} ({select})" if select else "", result)
+            for keep, select, result in rules.pop(column, []) or [("", "", "")]:
+                table.add_row(f"  {column}", shown, f"{keep} ({select})" if select else "", result)
+    for rest, found in rules.items():  # words and joined rules have no number of their own
+        for keep, select, result in found:
+            table.add_row(f"  {rest or ''}", "", f"{keep} ({select})", result)
     console.print(table)
 
 
-def _holds(value: float, op: str, bound: Any) -> str:
-    if not isinstance(bound, int | float):
-        return ""
-    holds = {">=": value >= bound, "<=": value <= bound, ">": value > bound, "<": value < bound}.get(op, value == bound)
-    holds = value != bound if op == "!=" else holds
-    return "[green]holds[/green]" if holds else "[red]fails[/red]"
+def _result(row: dict[str, Any], plan: Plan, select: Node, rule: str) -> str:
+    """What the rule said of this document, bounds of overrides included; empty where it never came so far."""
+    if row["verdict"] != "kept":
+        stage = plan.by_name.get(row["stage"])
+        if stage is None or stage.position < select.position:
+            return ""
+        if stage.name == select.name and rule in (row["failed_rules"] or ()):
+            return "[red]fails[/red]"
+    return "[green]holds[/green]"
 
 
 def _name(run_dir: Path, doc_id: str) -> str:

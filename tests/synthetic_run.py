@@ -155,8 +155,18 @@ def _write_summary(folder: Path, ledger: pa.Table, failed: bool, evil: str) -> N
         "documents": totals, "bytes": {"in": sum(size.values()), **size}, "stages": stages,
         "warnings": [f"select: 1 of 9 rules dropped no document: gopher_quality.words_max{evil}"],
     }  # fmt: skip
+    effect = {"failed": 310, "only": 12}
+    group = {"name": f"en{evil}", "documents": 900, "kept": 600, "bytes": 1, "bytes_kept": 1,
+             "rules": {f"{name}{evil}": effect for *_, name in RULES}}  # fmt: skip
+    impact_rules = [{"stage": "select", "rule": f"{name}{evil}", "seen": 1000, "first": 200 - number, "failed": 310,
+                     "only": 12 * (number > 0), "only_bytes": 40_000}
+                    for number, (*_, name) in enumerate(RULES)]  # fmt: skip
+    summary["impact"] = {
+        "rules": impact_rules,
+        "by": {"language": [group], "domain": [group], "kind": [], "source": [group]},
+    }
     (folder / "summary.json").write_text(json.dumps(summary))
-    rules = [{"column": c, "op": o, "value": v, "name": n} for c, o, v, n in RULES]
+    rules = [{"column": c, "op": o, "value": v, "name": n, "keep": f"{c} {o} {v}"} for c, o, v, n in RULES]
     language = [{"column": "langid.label", "op": "in", "value": ["en"], "name": "langid.label"}]
     nodes = [{"name": "language", "params": {"rules": language}}, {"name": "select", "params": {"rules": rules}},
              {"name": "near_dedup", "params": {"rules": None}}]  # fmt: skip

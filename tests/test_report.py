@@ -71,6 +71,7 @@ def test_every_section_is_there(run: Path) -> None:
     for section in (
         "flow",
         "reasons",
+        "rules",
         "groups",
         "scores",
         "clusters",

@@ -40,7 +40,8 @@ def build(run_dir: Path) -> Path:
 
 def _context(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
     rules = _rules(run_dir)
-    run: dict[str, Any] = {"stages": [], "failures": [], "warnings": [], "started": "", "seconds": None, **summary}
+    run: dict[str, Any] = {"stages": [], "failures": [], "warnings": [], "started": "", "seconds": None, "impact": None}
+    run |= summary
     notes: list[str] = list(run["warnings"])
     steps, unread = _lines(run_dir / "train.jsonl")
     probes, unread_probes = _lines(run_dir / "probes.jsonl")
@@ -69,6 +70,7 @@ def _context(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
             [g for g in (_group("Languages", *languages), _group("Sources", *sources)) if g["rows"]],
             [g for g in (_group("Hosts", *hosts),) if g["rows"]],
         ],
+        "impact": _impact(run["impact"]),
         "losses": losses,
         "warnings": notes,
         "clusters": clusters,
@@ -124,6 +126,30 @@ def _flow(run: dict[str, Any]) -> list[dict[str, Any]]:
         shares = {"kept": left / total, "dropped": lost / total, "quarantined": bad / total}
         rows.append({"stage": stage, "left": left, "lost": lost, "bad": bad, **shares})
     return rows
+
+
+def _impact(impact: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Rules that removed something, strongest first; then the largest languages, domains and kinds with their rules."""
+    if not impact or not any(rule["failed"] for rule in impact["rules"]):
+        return None
+    rules = sorted(
+        (rule for rule in impact["rules"] if rule["failed"]), key=lambda rule: (-rule["failed"], rule["rule"])
+    )
+    groups = []
+    for name in ("language", "domain", "kind"):
+        rows = [
+            {
+                "name": row["name"],
+                "documents": row["documents"],
+                "kept": row["kept"],
+                "rules": sorted(row["rules"].items(), key=lambda item: (-item[1]["failed"], item[0]))[:4],
+            }
+            for row in impact["by"][name]
+            if row["rules"]
+        ]
+        if rows:
+            groups.append({"title": f"By {name}", "rows": rows})
+    return {"rules": rules, "groups": groups}
 
 
 def _group(title: str, rows: list[dict[str, Any]], total: int) -> dict[str, Any]:
