@@ -61,7 +61,7 @@ def test_the_example_filter_of_the_readme_runs():
     exec(code, space)
     stage = stage_types()["shouting"]
     out = stage.run(Batch({"text": pa.array(["HELLO you", "quiet", ""])}, 3), stage.params(), None)
-    assert out["ratio"].to_pylist() == [5 / 9, 0.0, 0.0]
+    assert out["ratio"].to_pylist() == [5 / 9, 0.0, None]
     assert [rule.name for rule in stage.rules(stage.params())] == ["ratio_max"]
 
 
