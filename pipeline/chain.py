@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline import apply_stage, ingest
 from pipeline.commit import FATE_FIELDS, RAW_CAP, SIZE, Counts, PartWriter, Store, Timer
-from pipeline.errors import ConservationError
+from pipeline.errors import ConservationError, TamisError
 from pipeline.plan import INGEST, TRANSIENT_COLUMNS, Node, Plan, Slice, stage_of
 from pipeline.rows import Fates, PartReader, bare
 from pipeline.stage import KEPT, QUARANTINED, UNSEEN, Batch
@@ -36,8 +36,15 @@ def read_plan(run_dir: Path) -> Plan:
 
 
 def tools_for(store: Store, plan: Plan, node: Node) -> apply_stage.NodeTools:
-    """Tools with the folders of the node's artifacts. Raises when one is not committed."""
-    folders = {}
+    """Tools with the folders of the node's artifacts. Raises when one is not committed, or when this machine would
+    give another result than the plan says (another program on the PATH, another model file)."""
+    stage, folders = stage_of(node), {}
+    found = stage.identity(stage.params.model_validate(node.params))
+    if found != node.identity:
+        raise TamisError(
+            f"stage {node.name}: expected {node.identity!r}, as when the plan was made, found {found!r} on this "
+            "machine; install the same programs and files on every machine"
+        )
     for name in node.artifacts:
         artifact = plan.by_name[name]
         record = store.commit(artifact, "artifact")

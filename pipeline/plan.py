@@ -50,6 +50,7 @@ class Node:
     sees: str  # the gate whose survivors a scoring node sees; empty for a gate
     position: int
     fingerprint: str
+    identity: str = ""  # what the result depends on beside code, parameters and inputs; see `doc_stage`
 
     @property
     def folder(self) -> str:
@@ -242,13 +243,14 @@ def _node(
     if kind == "global":
         producers = {"doc_id": INGEST, "text": text_from}
         producers |= {field.name: f"{name}.sketch" for field in stage.sketch_schema or []}
+    depends = stage.identity(params)
     gate = kind in ("sketch", "global", "sink") or stage.drops or "text" in stage.adds.names
     identity = [
         kind,
         stage.name,
         stage.version,
         code_digest(stage.module),
-        stage.identity(params),
+        depends,
         params.model_dump(mode="json"),
         sorted([column, fingerprints[producer]] for column, producer in producers.items()),
         [fingerprints[node.name] for node in _visible(before, gate, manifest.score_all)] if reads or producers else [],
@@ -269,6 +271,7 @@ def _node(
         sees="" if gate else _last_gate(rows, manifest.score_all).name,
         position=before[-1].position + 1,
         fingerprint=digest(identity),
+        identity=depends,
     )
 
 

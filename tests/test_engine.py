@@ -185,3 +185,17 @@ def test_a_run_that_keeps_nothing_still_ends_with_a_full_ledger(tmp_path):
     assert result.summary["documents"]["kept"] == 0
     assert ledger(tmp_path / "run", "select count(*) from led") == [(60,)]
     assert any("dropped 100%" in warning for warning in result.summary["warnings"])
+
+
+def test_a_machine_that_would_give_another_result_is_refused(tmp_path, monkeypatch):
+    path = write_manifest(tmp_path, documents(), STAGES)
+
+    class OtherMachine(InlineExecutor):
+        def run(self, run_dir, tasks):
+            monkeypatch.setitem(toy.machine, "program", "2.0")
+            return super().run(run_dir, tasks)
+
+    result = go(path, tmp_path / "run", OtherMachine())
+    assert "expected '1.0', as when the plan was made, found '2.0'" in result.failures[0]
+    monkeypatch.setitem(toy.machine, "program", "2.0")
+    assert not go(path, tmp_path / "run").failures, "a plan made there is another plan"

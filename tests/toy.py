@@ -129,7 +129,10 @@ def toy_unique(corpus, params, tools) -> Out:
     return Out({"cluster_id": clusters}, drop=drop, reason=pa.array(["copy"] * len(keys), pa.string()))
 
 
-@artifact_stage("toy_count", Empty, reads=("text",), publish="toy")
+machine = {"program": "1.0"}
+
+
+@artifact_stage("toy_count", Empty, reads=("text",), publish="toy", identity=lambda params: machine["program"])
 def toy_count(corpus, params, out, tools) -> dict:
     """Count all characters of the corpus."""
     total = sum(pc.sum(pc.utf8_length(batch["text"])).as_py() for batch in corpus.batches("text"))
