@@ -3,7 +3,8 @@
 The order is that of browsers (HTML standard, 13.2.3): byte order mark, HTTP header, `<meta>`; then, where browsers
 guess by locale, strict UTF-8 and uchardet's detection. Labels follow the WHATWG Encoding standard, so `iso-8859-1`
 means windows-1252 and `gb2312` means gb18030. A label is believed when it decodes all but 1 in 1,000 characters: pages
-are cut off and pasted together, and one broken byte must not turn a UTF-8 page into windows-1252.
+are cut off and pasted together, and one broken byte must not turn a UTF-8 page into windows-1252. Without a label,
+broken UTF-8 is still UTF-8 when ten times as many of its characters beyond ASCII are sound: chance makes few of them.
 
 Cost: one decode for a page whose label holds; detection reads at most 128 kB.
 """
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
 BELIEVED = 0.001  # share of replaced characters up to which a label holds
+SOUND = 10  # characters beyond ASCII for each replaced one that make broken bytes without a label UTF-8
 UNREADABLE = 0.01  # beyond this, under the best label, the page is not text
 _META = re.compile(rb"<meta[^>]{0,512}?charset\s*=\s*[\"']?\s*([\w:.-]+)", re.IGNORECASE)
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
@@ -47,6 +49,13 @@ def _candidates(data: bytes, header: str | None) -> Iterator[tuple[str, float]]:
     yield "cp1252", 0.0
 
 
+def _sound_utf8(text: str) -> bool:
+    """Is a text decoded as UTF-8 without a label, with some characters replaced, UTF-8 after all?"""
+    replaced = text.count("\ufffd")
+    beyond_ascii = len(text) - len(text.encode("ascii", "ignore"))
+    return replaced <= BELIEVED * len(text) and beyond_ascii >= SOUND * replaced
+
+
 def decode(data: bytes, header: str | None) -> str:
     """Text of `data` under the first charset that is believed, else under the one that replaces least.
 
@@ -64,7 +73,7 @@ def decode(data: bytes, header: str | None) -> str:
         except UnicodeDecodeError:
             text = data.decode(codec, "replace").removeprefix("\ufeff")
         share = text.count("\ufffd") / max(1, len(text))
-        if limit and share <= limit:
+        if (limit and share <= limit) or (codec == "utf-8" and _sound_utf8(text)):
             return text
         if best is None or share < best[0]:
             best = (share, codec, text)

@@ -1,28 +1,38 @@
 """Main text of HTML pages: charset, boilerplate removal, clean UTF-8.
 
-Two engines. `resiliparse` (default) walks a C++ tree with a few rules; `trafilatura` weighs several Python extractors
-against each X
+Three engines (stages/extract_engines.py; word F1 against gold text and speed of each in docs/quality.md):
 
-Hostile pages: neither engine can be stopped from within the process, and a wall-clock limit would make the result
-depend on the machine. So three deterministic caps stand before the engine, each a counted drop: bytes
-(`too_large`), start tags and the work that the nesting makes (`too_complex`, see stages/kernels/markup.py).
+===============  =====  ===============  ==============================================================
+engine           F1     pages per CPU-s  what it is
+===============  =====  ===============  ==============================================================
+`cascade`        .87    95               resiliparse, and trafilatura where that left next to nothing
+`resiliparse`    .82    300              a C++ tree and a few rules
+`trafilatura`    .86    28               several Python extractors, weighed against each other
+===============  =====  ===============  ==============================================================
+
+The default is the cascade: more exact than either of its parts. A million pages take it about 3 CPU hours, of which
+resiliparse alone needs one and trafilatura alone ten; a crawl in which the other two hours count takes `resiliparse`.
+
+Hostile pages: deterministic caps stand before the engine, each a counted drop: bytes (`too_large`), start tags and the
+work that the markup makes (`too_complex`, see stages/kernels/markup.py). Below them is a limit on CPU time
+(`too_slow`), which depends on the machine and therefore stands far beyond what any page inside the caps should take;
+what it can and cannot stop is in stages/extract_limit.py.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field
-from resiliparse.extract.html2text import extract_plain_text
+from pydantic import Field, model_validator
 from resiliparse.parse.html import HTMLTree
 
 from pipeline.stage import Batch, Out, Params, Tools, doc_stage
 from stages.charset import decode
+from stages.extract_engines import by_cascade, by_resiliparse, by_trafilatura
+from stages.extract_limit import TooSlow, cpu_limit
 from stages.kernels.markup import markup_extent
 
 TITLE_CHARS = 1000
@@ -32,13 +42,17 @@ _SPACES = re.compile(r"\s+")
 
 
 class ExtractParams(Params):
-    engine: Literal["resiliparse", "trafilatura"] = Field("resiliparse", description="who finds the main text")
+    engine: Literal["cascade", "resiliparse", "trafilatura"] = Field("cascade", description="who finds the main text")
     main_content: bool = Field(
         True,
-        description="resiliparse: leave out navigation, footers and other boilerplate; false keeps all visible text",
+        description="engine resiliparse only: false keeps navigation, footers and all other visible text",
     )
     mode: Literal["default", "precision", "recall", "fast"] = Field(
-        "default", description="trafilatura: which errors to prefer; `fast` skips its fallback extractors"
+        "default",
+        description="trafilatura, also in the cascade: which errors to prefer; `fast` skips its fallback extractors",
+    )
+    enough_chars: int = Field(
+        1000, ge=0, description="cascade: a resiliparse text of so many characters is taken as it is"
     )
     comments: bool = Field(False, description="keep the comment sections of readers")
     max_html_bytes: int = Field(10_000_000, ge=1, description="a larger page is dropped as `too_large`")
@@ -48,6 +62,15 @@ class ExtractParams(Params):
     max_markup_cost: int = Field(
         50_000_000, ge=1, description="sum of depths and squared attribute counts; beyond it, `too_complex` (about 2 s)"
     )
+    max_seconds: float = Field(
+        60.0, ge=0, description="user CPU time of one page, beyond which it is dropped as `too_slow`; 0: no limit"
+    )
+
+    @model_validator(mode="after")
+    def _one_engine_keeps_all(self) -> ExtractParams:
+        if not self.main_content and self.engine != "resiliparse":
+            raise ValueError(f"main_content: false needs engine: resiliparse, found engine: {self.engine}")
+        return self
 
 
 def clean(text: str) -> str:
@@ -73,28 +96,12 @@ def decode_utf8(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-@functools.lru_cache(maxsize=1)
-def _trafilatura() -> Callable[..., str | None]:
-    import trafilatura
-
-    # It logs each page without main text; here that is a verdict in the ledger.
-    for name in ("trafilatura", "htmldate", "justext", "courlan"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return trafilatura.extract
-
-
 def _main_text(page: str, tree: HTMLTree, params: ExtractParams) -> str:
     if params.engine == "resiliparse":
-        # Alternative texts of images cost 0.013 of F1 on the gold pages: they are captions of icons, mostly.
-        return extract_plain_text(tree, main_content=params.main_content, comments=params.comments, alt_texts=False)
-    text = _trafilatura()(
-        page,
-        favor_precision=params.mode == "precision",
-        favor_recall=params.mode == "recall",
-        fast=params.mode == "fast",
-        include_comments=params.comments,
-    )
-    return text or ""
+        return by_resiliparse(tree, params.main_content, params.comments)
+    if params.engine == "trafilatura":
+        return by_trafilatura(page, params.mode, params.comments)
+    return by_cascade(page, tree, params.mode, params.comments, params.enough_chars)
 
 
 def _page(html: bytes, charset: str | None, mime: str, params: ExtractParams) -> tuple[str, str | None, str | None]:
@@ -133,8 +140,8 @@ def extract(batch: Batch, params: ExtractParams, tools: Tools) -> Out:
 
     Adds `text` (string, valid UTF-8 without control characters), `title` (string, null where there is none, at
     most 1,000 characters) and `text_bytes` (int64, UTF-8 bytes of the text). Drops: `content_type` (by the header
-    neither HTML nor plain text), `too_large`, `too_complex`, `empty_text`. A page that no charset decodes is
-    quarantined.
+    neither HTML nor plain text), `too_large`, `too_complex`, `too_slow`, `empty_text`. A page that no charset
+    decodes is quarantined.
     """
     texts: list[str | None] = []
     titles: list[str | None] = []
@@ -146,7 +153,10 @@ def extract(batch: Batch, params: ExtractParams, tools: Tools) -> Out:
         body = ""
         if html is not None:
             try:
-                body, title, reason = _page(html, charset, mime, params)
+                with cpu_limit(params.max_seconds):
+                    body, title, reason = _page(html, charset, mime, params)
+            except TooSlow:
+                body, title, reason = "", None, "too_slow"
             except UnicodeError as error:
                 out.quarantine[row] = f"{type(error).__name__}: {error}"
         elif text is not None:

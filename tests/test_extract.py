@@ -1,4 +1,4 @@
-"""Extraction: charsets, clean text, caps on hostile pages, both engines, real pages with gold text."""
+"""Extraction: charsets, clean text, drop reasons, caps on hostile pages, the measure of markup."""
 
 import re
 import subprocess
@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +16,6 @@ from stages.charset import codec_of, decode
 from stages.extract import ExtractParams, clean, extract
 from stages.kernels.markup import _FLAT, _name_hash, markup_extent
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 PAGE = (
     "<html><head><title>A  {0}\n title</title></head><body><main><p>{0} and some more words.</p></main></body></html>"
 )
@@ -46,7 +44,7 @@ def test_registration():
     assert stage.adds.names == ["text", "title", "text_bytes"]
 
 
-@pytest.mark.parametrize("engine", ["resiliparse", "trafilatura"])
+@pytest.mark.parametrize("engine", ["cascade", "resiliparse", "trafilatura"])
 def test_text_title_bytes(engine):
     out = run(PAGE.format("Zażółć").encode(), params=ExtractParams(engine=engine))
     assert out.columns["text"].to_pylist() == ["Zażółć and some more words."]
@@ -60,7 +58,7 @@ def test_boilerplate_goes_unless_asked_for():
         b"<body><nav><a href=/>Home</a></nav><main><p>The text itself, long enough.</p></main><footer>Imprint</footer>"
     )
     assert run(page).columns["text"].to_pylist() == ["The text itself, long enough."]
-    everything = run(page, params=ExtractParams(main_content=False)).columns["text"][0].as_py()
+    everything = run(page, params=ExtractParams(engine="resiliparse", main_content=False)).columns["text"][0].as_py()
     assert "Home" in everything
     assert "Imprint" in everything
 
@@ -162,10 +160,11 @@ pages = [b"<div>" * n + b"deep" + b"</div>" * n, b"<div></x>" * n, b"<p><b>x" * 
          b"<ul><li>" * n, b"<table><tr><td>" * n, b"<svg>" * n,
          b"<div " + b" ".join(b"a%d=1" % i for i in range(n)) + b">hello",
          b"<div class='" + b"a " * 10 * n + b"'>hello</div>", b"<p>he\\0llo" * n, b"<" * n, b"<!--" * n, b"&" * n,
-         b"<p>" + b"word " * 10 * n, b"<select><option>" * n, b"\\0" * n, b"<script>" * n]
+         b"<p>" + b"word " * 10 * n, b"<select><option>" * n, b"\\0" * n, b"<script>" * n,
+         b"<select>" + b"<option>" * n, b"<rt>x" * n]
 null = pa.nulls(len(pages), pa.string())
 batch = Batch({{"html": pa.array(pages), "text": null, "charset": null, "content_type": null}}, len(pages))
-for engine in ("resiliparse", "trafilatura"):
+for engine in ("resiliparse", "trafilatura", "cascade"):
     out = extract(batch, ExtractParams(engine=engine), None)
     print(*["quarantine" if i in out.quarantine else r or "kept" for i, r in enumerate(out.reason.to_pylist())])
 """
@@ -174,15 +173,15 @@ for engine in ("resiliparse", "trafilatura"):
 def test_hostile_pages_end_in_a_verdict():
     root = str(Path(__file__).resolve().parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", HOSTILE.format(root=root)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", HOSTILE.format(root=root)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    first, second = (line.split() for line in done.stdout.splitlines())
-    assert len(first) == len(second) == 17
-    assert first[:4] == ["too_complex"] * 4
-    assert first[7] == "too_complex"
-    assert first[8] == first[9] == first[13] == "kept"
-    assert second[7] == "too_complex"
+    first, second, third = (line.split() for line in done.stdout.splitlines())
+    assert len(first) == len(second) == len(third) == 19
+    for verdicts in (first, second, third):
+        assert verdicts[:4] == ["too_complex"] * 4
+        assert verdicts[7] == verdicts[17] == verdicts[18] == "too_complex"
+    assert first[8] == first[9] == first[13] == third[8] == third[9] == third[13] == "kept"
 
 
 @pytest.mark.parametrize(
@@ -197,6 +196,9 @@ def test_hostile_pages_end_in_a_verdict():
         ("<script>if (a<b) {'<div>'}</script><DIV>", (2, 1, 0)),
         ("<!--><div>--><!-- --!><b><!-- <i>", (2, 2, 1)),
         ("<svg><path/><path/><g></g></svg><div/>", (5, 2, 3)),
+        ("<select>" + "<option>x" * 16 + "</select><option>", (18, 1, 16 + 8 + 2)),  # counted anew for each eighth one
+        ("<rt>a<rt>b</rt></rt><ruby><rt>c<rp>d</ruby>", (5, 2, 1 + 2)),  # siblings in ruby, nested elsewhere
+        ("<optgroup><optgroup></optgroup></optgroup><select><optgroup><optgroup>", (5, 2, 1 + 2)),
     ],
 )
 def test_markup_extent(page, expected):
@@ -227,17 +229,3 @@ def test_markup_extent_takes_any_bytes(data):
     elements, deepest, cost = markup_extent(b"<" + data.replace(b"a", b"<"))
     assert 0 <= deepest <= elements
     assert cost >= 0
-
-
-def test_gold_pages():
-    path = SHARED / "data/extraction/extraction_gold.parquet"
-    if not path.exists():
-        pytest.skip(f"{path} is absent")
-    pages = pq.read_table(path, columns=["html", "gold_text"]).slice(0, 120)
-    out = run(*pages["html"].to_pylist(), charset="utf-8")
-    scores = []
-    for text, gold in zip(out.columns["text"].to_pylist(), pages["gold_text"].to_pylist(), strict=True):
-        a, b = (Counter(re.findall(r"\w+", (t or "").lower())) for t in (text, gold))
-        scores.append(2 * sum((a & b).values()) / max(1, sum(a.values()) + sum(b.values())))
-    assert sum(scores) / len(scores) > 0.75
-    assert not out.quarantine

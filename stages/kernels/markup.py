@@ -3,7 +3,8 @@
 Building a tree is linear in the bytes of a page, but main-content rules walk up from every element, and attribute
 lists are searched once for each new attribute. So the time of a hostile page grows with the sum of the depths of its
 elements and with the squares of its attribute counts: 40,000 nested `<div>` (440 kB) cost 21 seconds, 100,000
-attributes in one tag 18 seconds, and neither can be interrupted from Python. One pass over the bytes finds both.
+attributes in one tag 18 seconds, and neither can be interrupted from Python. So do the options of one `<select>`,
+which the parser counts anew for each: 100,000 of them cost 27 seconds. One pass over the bytes finds all three.
 
 Trade-off: a tokenizer without the tree-building rules of the HTML standard. Elements whose end tag may be left out
 (`p`, `li`, `td`, ...) do not count as depth, so depths are low by a small factor; unclosed elements count until the
@@ -30,11 +31,13 @@ def _name_hash(name: str) -> int:
 # Never nested in themselves by the parser: void elements, and elements with an optional end tag (HTML standard 13.1.2).
 _FLAT_NAMES = [
     *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"),
-    *("html", "head", "body", "p", "li", "dt", "dd", "option", "optgroup", "rp", "rt"),
+    *("html", "head", "body", "p", "li", "dt", "dd", "option"),
     *("caption", "colgroup", "thead", "tbody", "tfoot", "tr", "td", "th"),
 ]
 _FLAT = np.sort(np.array([_name_hash(name) for name in _FLAT_NAMES], np.uint32))
 _SCRIPT, _STYLE, _TITLE, _TEXTAREA = (_name_hash(name) for name in ("script", "style", "title", "textarea"))
+_OPTION, _OPTGROUP, _RP, _RT = (_name_hash(name) for name in ("option", "optgroup", "rp", "rt"))
+_SELECT, _RUBY = _name_hash("select") % _SLOTS, _name_hash("ruby") % _SLOTS
 _SVG, _MATH = _name_hash("svg") % _SLOTS, _name_hash("math") % _SLOTS
 
 
@@ -135,7 +138,7 @@ def _flat(flat, name):
 def _scan(data, flat):
     n = len(data)
     open_tags = np.zeros(_SLOTS, np.int64)
-    elements, depth, deepest, cost = 0, 0, 0, 0
+    elements, depth, deepest, cost, options = 0, 0, 0, 0, 0
     i = 0
     while i + 1 < n:
         if data[i] != 60:
@@ -148,9 +151,17 @@ def _scan(data, flat):
             foreign = open_tags[_SVG] > 0 or open_tags[_MATH] > 0
             elements += 1
             cost += depth + attributes * attributes
+            in_select, in_ruby = open_tags[_SELECT] > 0, open_tags[_RUBY] > 0
+            if name == _OPTION and in_select:
+                options += 1
+                cost += options // 8  # measured against the cost of depth
+            elif not in_select:
+                options = 0
+            # These end one another inside their parent, and nest anywhere else.
+            sibling = (name == _OPTGROUP and in_select) or (name in (_RP, _RT) and in_ruby)
             if not foreign and name in (_SCRIPT, _STYLE, _TITLE, _TEXTAREA):
                 i = _after_raw_text(data, i, name)
-            elif not _flat(flat, name) and not (closed and foreign):
+            elif not sibling and not _flat(flat, name) and not (closed and foreign):
                 open_tags[name % _SLOTS] += 1
                 depth += 1
                 deepest = max(deepest, depth)
@@ -175,8 +186,9 @@ def _scan(data, flat):
 def markup_extent(html: bytes) -> tuple[int, int, int]:
     """Start tags, greatest depth, and cost of a page.
 
-    The cost is the sum over start tags of the depth at which each stands plus the square of its number of
-    attributes; 1e8 units took resiliparse's main-content extraction 3 to 4 seconds.
+    The cost is the sum over start tags of the depth at which each stands, plus the square of its number of
+    attributes, plus, for an option, an eighth of the number of options before it in its list; 1e8 units took
+    resiliparse's main-content extraction 3 to 4 seconds.
     """
     if not html:
         return 0, 0, 0
