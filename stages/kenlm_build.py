@@ -1,14 +1,21 @@
-"""Estimating an n-gram model with modified or plain Kneser-Ney smoothing, by whichever builder the machine has.
+"""Estimating an n-gram model with Kneser-Ney smoothing, by KenLM's tools or in pure Python.
 
-KenLM's own `lmplz` (Heafield et al. 2013) where it is on the PATH: streaming, bounded memory, any size of text. Else
-the pure-Python `kaldingram`: for a 5-gram 33,000 words a second and 2.5 kB of memory for each word, so its text is
-cut. Both give an ARPA file that KenLM reads; where `build_binary` is there too, a memory-mapped binary replaces it.
+=========  ==========================================================================================================
+builder    what it does
+=========  ==========================================================================================================
+lmplz      KenLM's own (Heafield et al. 2013): modified Kneser-Ney, streaming, bounded memory, any size of text; leaves
+           a KenLM binary, which scoring maps into memory, so that all workers of a machine share one copy
+python     `kaldingram`: Kneser-Ney, for a 5-gram 33,000 words a second and 2.5 kB of memory for each word, so its text
+           is cut; leaves an ARPA file, which each worker reads into memory of its own
+=========  ==========================================================================================================
+
+The two give different numbers (three discounts for each order against one, and less text), so the builder is part of
+what a model is: `auto` becomes one of them when the plan is made, and its fingerprint says which.
 
 `kaldingram` estimates a closed vocabulary: its file has no `<unk>`, for which KenLM would silently take the log10
 probability -100. Here the unigrams are interpolated with a uniform distribution as in KenLM: absolute discounting by
 D = n1 / (n1 + 2 n2) of the continuation counts frees the mass D V / N, and each of the V + 1 words, `<unk>` among them,
-gets an equal part of it. All distributions still sum to one. The two builders give different numbers (three discounts
-for each order against one), so a model says which one made it.
+gets an equal part of it. All distributions still sum to one.
 """
 
 from __future__ import annotations
@@ -25,32 +32,39 @@ from pipeline.stage import StageError
 
 MAX_DISCOUNT = 0.95  # where no n-gram of an order occurs twice the estimate is 1, which would leave singletons nothing
 UNKNOWN = "<unk>"
+TOOLS = ("lmplz", "build_binary")
 
 
-def builder() -> str:
-    """`lmplz` where KenLM's builder is on the PATH, else `kaldingram`."""
-    return "lmplz" if shutil.which("lmplz") else "kaldingram"
+def builder(choice: str) -> str:
+    """`lmplz` or `python`: what `auto` means on this machine, else the choice itself.
+
+    `lmplz` needs KenLM's `lmplz` and `build_binary` on the PATH; StageError where it is chosen and they are not there.
+    """
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    if choice == "lmplz" and missing:
+        raise StageError(
+            f"builder lmplz: expected {' and '.join(TOOLS)} on the PATH, found no {' and no '.join(missing)}; compile "
+            "them with docker/build_kenlm.sh and add the folder it prints to the PATH, or choose `builder: python`"
+        )
+    return ("python" if missing else "lmplz") if choice == "auto" else choice
 
 
-def build(text: Path, order: int, out: Path, name: str, memory_mb: int) -> Path:
+def build(made_by: str, text: Path, order: int, out: Path, name: str, memory_mb: int) -> Path:
     """Model `name` of a text file (a normalised line for each sentence) in the folder `out`; returns its path.
 
-    Raises StageError with the builder's own last words where it fails.
+    `made_by` is lmplz or python. Raises StageError with the builder's own last words where it fails.
     """
     arpa = out / f"{name}.arpa"
-    if builder() == "lmplz":
-        scratch = out / "scratch"
-        scratch.mkdir()
-        options = ["-o", str(order), "--discount_fallback", "-S", f"{memory_mb}M", "-T", str(scratch)]
-        _call(["lmplz", *options, "--text", str(text), "--arpa", str(arpa)])
-        shutil.rmtree(scratch)
-    else:
+    if made_by == "python":
         with text.open(encoding="utf-8", newline="\n") as lines:
             write_arpa(lines, order, arpa)
-    if not shutil.which("build_binary"):
         return arpa
-    binary = out / f"{name}.klm"
-    _call(["build_binary", "probing", str(arpa), str(binary)])
+    scratch, binary = out / "scratch", out / f"{name}.klm"
+    scratch.mkdir()
+    options = ["-o", str(order), "--discount_fallback", "-S", f"{memory_mb}M", "-T", str(scratch)]
+    _call(["lmplz", *options, "--text", str(text), "--arpa", str(arpa)])
+    _call(["build_binary", "-T", str(scratch), "probing", str(arpa), str(binary)])
+    shutil.rmtree(scratch)
     arpa.unlink()
     return binary
 
@@ -73,7 +87,7 @@ def write_arpa(lines: Iterable[str], order: int, path: Path) -> None:
     try:
         counts = kaldingram.NgramCounts(order)
         for line in lines:
-            counts.add_raw_counts_from_line(line.strip())
+            counts.add_raw_counts_from_line(line.rstrip("\n"))
         counts.cal_discounting_constants()
         counts.d = [min(discount, MAX_DISCOUNT) for discount in counts.d]
         counts.cal_f()

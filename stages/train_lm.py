@@ -2,50 +2,69 @@
 
 An unpruned 5-gram repeats what it learned: on documents of its own training text the perplexity falls to about 3, good
 or bad. So the sample is cut in two folds by hash, each fold trains a model, and each document of the corpus is scored
-by the model of the other fold (cross-fitting). The models, their text normalisation and their cut-offs are one
-artifact, since a perplexity means nothing without the others: cut-offs are percentiles of the sample's own
-cross-fitted scores, never constants from another model. Units are the words of the normalisation (see
-`stages.text_normal`), not subword pieces: no further model to bind, at the price that every unknown word costs the
-same.
+by the model of the other fold (cross-fitting). The models, what they read (normalisation and units) and their
+percentiles are one artifact, since a perplexity means nothing without the others. CCNet's recipe is
 
-Trade-off: two models of half the text instead of one. Without `lmplz` on the PATH they are estimated in pure Python
-from `pure_python_words` words, which takes 7 CPU-seconds and makes weak models; lmplz needs 20 seconds for 20 MB.
+    - train_lm: {where: ["kind == wiki"], reference: ["kind == crawl"], by: langid.language, units: sentencepiece,
+                 normalisation: ccnet/1}
+    - perplexity: {by: langid.language}
+
+`where` names the documents to learn from, `reference` those whose scores give the percentiles (none: the same ones),
+measured like any other document by the model that has not seen them. With `by` there is one model for each value of
+a column that `min_docs` documents have; the others have none, and are listed in the record.
+
+Trade-off: two models of half the text instead of one. Without KenLM's tools they are estimated in pure Python from
+`pure_python_words` units, which takes 7 CPU-seconds and makes weak models; lmplz needs 20 seconds for 20 MB.
+SentencePiece pieces know no unknown words and suit languages without spaces, at half the speed of words; one model
+serves both folds, as perplexities over different pieces could not be compared. Memory: the drawn text of all groups.
 Method: CCNet (Wenzek et al. 2020), a 5-gram of one language with Kneser-Ney smoothing.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import kenlm
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
 from pipeline.stage import Corpus, Params, StageError, Tools, artifact_stage, unit_hash
 from stages.kenlm_build import build, builder
-from stages.sampling import draw, rule_columns
-from stages.text_normal import SCORED_BYTES, Normalisation, file_sha256, normalisation
+from stages.kenlm_score import load_model, perplexities
+from stages.lm_text import LmText, Pieces, train_pieces
+from stages.sampling import Drawn, draw, matches, rule_columns
+from stages.text_normal import SCORED_BYTES, file_sha256, normalisation
 
 RECORD_FILE = "artifact.json"
 FOLDS = 2
 _SALT = "train_lm"
+_GROUP = re.compile(r"^[\w.-]+$")
+_STEP = 256
 
 
 class TrainLmParams(Params):
     where: list[str] = Field([], description="rules for the documents to learn from, as in `langid.language == en`")
+    reference: list[str] = Field([], description="rules for the documents that give the percentiles; none: as `where`")
+    by: str | None = Field(None, description="string column: a model for each of its values, as in `langid.language`")
     normalisation: str = Field("tamis/1", description="named text normalisation")
-    order: int = Field(5, ge=2, le=5, description="longest n-gram, in words")
-    max_docs: int = Field(100_000, ge=1, description="documents at most")
-    max_bytes: int = Field(32_000_000, ge=1, description="characters of text at most")
-    min_docs: int = Field(50, ge=20, description="fewer documents are an error")
+    units: Literal["words", "sentencepiece"] = Field("words", description="what the n-grams consist of")
+    pieces: int = Field(65_536, ge=256, description="SentencePiece pieces at most; small samples give fewer")
+    order: int = Field(5, ge=2, le=5, description="longest n-gram, in units")
+    max_docs: int = Field(100_000, ge=1, description="documents of a model at most")
+    max_bytes: int = Field(32_000_000, ge=1, description="characters of text of a model at most")
+    min_docs: int = Field(50, ge=20, description="fewer documents are an error; with `by`, a value without a model")
+    min_words: int = Field(1_000, ge=1, description="words of all documents of a model together; fewer are an error")
     max_measured: int = Field(5_000, ge=20, description="documents at most that give the percentiles")
-    pure_python_words: int = Field(220_000, ge=1_000, description="words to learn from without lmplz, both folds")
+    builder: Literal["auto", "lmplz", "python"] = Field("auto", description="auto: lmplz where it is on the PATH")
+    pure_python_words: int = Field(220_000, ge=1_000, description="units that `python` learns from, both folds")
     memory_mb: int = Field(512, ge=64, description="memory of lmplz, in MB")
 
-    @field_validator("where")
+    @field_validator("where", "reference")
     @classmethod
     def _rules(cls, rules: list[str]) -> list[str]:
         rule_columns(rules)
@@ -54,9 +73,7 @@ class TrainLmParams(Params):
     @field_validator("normalisation")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name != "tamis/1":
-            raise ValueError(f"expected tamis/1, the normalisation with words for a language model, found {name!r}")
-        return name
+        return normalisation(name).name
 
 
 def fold_of(hashes: np.ndarray) -> np.ndarray:
@@ -69,101 +86,172 @@ def folds(doc_ids: pa.Array, seed: int) -> np.ndarray:
     return fold_of(unit_hash(doc_ids, seed, _SALT))
 
 
-def load_model(path: Path) -> kenlm.Model:
-    """A model from an ARPA file or a KenLM binary, without chatter on stderr."""
-    config = kenlm.Config()
-    config.show_progress = False
-    config.arpa_complain = kenlm.ARPALoadComplain.NONE
-    return kenlm.Model(str(path), config)
+def _counts(corpus: Corpus, rules: list[str], by: str) -> Counter[str]:
+    """How many documents that satisfy the rules have each value of the column."""
+    found: Counter[str] = Counter()
+    for batch in corpus.batches(*dict.fromkeys((by, *rule_columns(rules)))):
+        values = batch[by].filter(pa.array(matches(batch, rules))).drop_null()
+        found.update({item["values"]: item["counts"] for item in values.value_counts().to_pylist()})
+    return found
 
 
-def perplexities(model: kenlm.Model, normal: Normalisation, texts: pa.Array, max_bytes: int) -> np.ndarray:
-    """float32 of shape (n,): perplexity for each word and line end; NaN for a text without a word.
-
-    10^(-sum of log10 p / sum of (words + 1)) over the lines of the normalised text.
-    """
-    folded, counts = normal(texts, max_bytes)
-    score = model.score
-    sums = np.array([sum(map(score, text.split(b"\n"))) for text in folded.cast(pa.binary()).to_pylist()], np.float64)
-    units = counts.sum(axis=1)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        values = np.where(counts[:, 0] > 0, 10.0 ** (-sums / units), np.nan)
-    return np.minimum(values, np.finfo(np.float32).max).astype(np.float32)
+def _sentences(text: LmText, texts: list[str]) -> Iterator[tuple[str, int]]:
+    """Units of each document that has some, and how many."""
+    for start in range(0, len(texts), _STEP):
+        docs, counts = text(pa.array(texts[start : start + _STEP], pa.string()), SCORED_BYTES)
+        yield from ((doc.decode(), size) for doc, size in zip(docs, counts[:, 0].tolist(), strict=True) if size)
 
 
-def _write_lines(path: Path, normal: Normalisation, texts: list[str], max_words: int | None) -> tuple[int, int]:
-    """Write normalised documents until `max_words` is reached; returns how many documents and words."""
-    docs, words = 0, 0
+def _write_lines(path: Path, text: LmText, texts: list[str], max_units: int | None) -> tuple[int, int]:
+    """Write documents until `max_units` is reached, the last in part; returns how many documents and units."""
+    docs, units = 0, 0
     with path.open("w", encoding="utf-8", newline="\n") as stream:
-        for start in range(0, len(texts), 256):
-            folded, counts = normal(pa.array(texts[start : start + 256], pa.string()))
-            for text, size in zip(folded.to_pylist(), counts[:, 0].tolist(), strict=True):
-                if max_words is not None and words + size > max_words:
-                    # the last document in part, by whole lines
-                    for line in text.split("\n"):
-                        if words + line.count(" ") + 1 > max_words:
-                            return docs, words
-                        words += line.count(" ") + 1
-                        stream.write(line + "\n")
-                    return docs, words
-                if size:
-                    stream.write(text + "\n")
-                    docs, words = docs + 1, words + size
-    return docs, words
+        for doc, size in _sentences(text, texts):
+            if max_units is not None and units + size > max_units:
+                for line in doc.split("\n"):
+                    if units + line.count(" ") + 1 > max_units:
+                        break
+                    units += line.count(" ") + 1
+                    stream.write(line + "\n")
+                break
+            stream.write(doc + "\n")
+            docs, units = docs + 1, units + size
+    return docs, units
+
+
+def _lacking(sample: Drawn, reference: Drawn, params: TrainLmParams) -> str | None:
+    """What documents of one group are too few for, or None."""
+    text = LmText(normalisation(params.normalisation))
+    rules = " and ".join(params.where) or "every document"
+    if sample.seen < params.min_docs:
+        return (f"expected at least {params.min_docs} documents for `where` ({rules}), found {sample.seen}; loosen the "
+                "rules, give more input, or lower min_docs")  # fmt: skip
+    fold = fold_of(np.array(sample.hashes))
+    words = [sum(size for _, size in _sentences(text, _rows(sample, fold == number))) for number in range(FOLDS)]
+    if sum(words) < params.min_words or not all(words):
+        return (f"expected at least {params.min_words} words to learn from, and some in each half of the documents for "
+                f"`where` ({rules}), found {' and '.join(map(str, words))}; loosen the rules, give more input, or "
+                "lower min_words")  # fmt: skip
+    measured = sum(1 for _ in _sentences(text, reference.texts))
+    if measured < params.min_docs:
+        rules = " and ".join(params.reference or params.where) or "every document"
+        return (f"expected at least {params.min_docs} documents with words to take percentiles of ({rules}), found "
+                f"{measured}; loosen `reference`, give more input, or lower min_docs")  # fmt: skip
+    return None
+
+
+def _rows(sample: Drawn, mask: np.ndarray) -> list[str]:
+    return [sample.texts[row] for row in np.flatnonzero(mask)]
+
+
+def _train(name: str, sample: Drawn, reference: Drawn, params: TrainLmParams, made_by: str, out: Path,
+           node: str) -> tuple[dict[str, Any], dict[str, int]]:  # fmt: skip
+    """Models, pieces and percentiles of one group: its entry of the record, and numbers for the report."""
+    stem = f"{name}-" if name else ""
+    text = LmText(normalisation(params.normalisation))
+    pieces = None
+    if params.units == "sentencepiece":
+        lines = (line for doc, _ in _sentences(text, sample.texts) for line in doc.split("\n"))
+        pieces = out / f"{stem}pieces.model"
+        pieces.write_bytes(train_pieces(lines, params.pieces, f"stage {node}"))
+        text = LmText(text.normal, Pieces(pieces.read_bytes(), str(pieces)))
+    fold = fold_of(np.array(sample.hashes))
+    max_units = None if made_by == "lmplz" else params.pure_python_words // FOLDS
+    files, docs, units = [], 0, 0
+    for number in range(FOLDS):
+        text_file = out / "train.txt"
+        more_docs, more_units = _write_lines(text_file, text, _rows(sample, fold == number), max_units)
+        files.append(build(made_by, text_file, params.order, out, f"{stem}model-{number}", params.memory_mb))
+        text_file.unlink()
+        docs, units = docs + more_docs, units + more_units
+    fold, measured = fold_of(np.array(reference.hashes)), []
+    for number in range(FOLDS):
+        some = pa.array(_rows(reference, fold == number)[: params.max_measured // FOLDS], pa.string())
+        measured.append(perplexities(load_model(files[1 - number]), text, some, SCORED_BYTES))
+    values = np.concatenate(measured).astype(np.float64)
+    values = values[~np.isnan(values)]
+    entry = {
+        "files": [_named(path) for path in files],
+        "pieces": _named(pieces) if pieces else None,
+        "measured_documents": len(values),
+        "percentiles": [round(float(value), 3) for value in np.percentile(values, np.arange(101))],
+    }
+    return entry, {
+        "documents_found": sample.seen,
+        "sample_documents": len(sample.texts),
+        "train_documents": docs,
+        "train_units": units,
+        "measured_documents": len(values),
+        "model_bytes": sum(path.stat().st_size for path in files),
+    }
+
+
+def _named(path: Path) -> dict[str, str]:
+    return {"name": path.name, "sha256": file_sha256(path)}
+
+
+def _draw(corpus: Corpus, rules: list[str], groups: list[str], params: TrainLmParams, max_docs: int,
+          seed: int) -> dict[str, Drawn]:  # fmt: skip
+    classes = {name: [*rules, f"{params.by} in ['{name}']"] if name else rules for name in groups}
+    return draw(corpus, classes, seed, _SALT, max_docs, params.max_bytes)[0]
 
 
 @artifact_stage(
-    "train_lm", TrainLmParams, reads=lambda p: tuple(dict.fromkeys(("doc_id", "text", *rule_columns(p.where))))
+    "train_lm",
+    TrainLmParams,
+    reads=lambda p: tuple(
+        dict.fromkeys(("doc_id", "text", *([p.by] if p.by else []), *rule_columns(p.where, p.reference)))
+    ),
+    identity=lambda p: builder(p.builder),
 )
 def train_lm(corpus: Corpus, params: TrainLmParams, out: Path, tools: Tools) -> dict[str, Any]:
-    """Leaves a model for each fold and `artifact.json` (normalisation, builder, percentiles of the perplexity)."""
-    normal, made_by = normalisation(params.normalisation), builder()
-    sample = draw(corpus, {"where": params.where}, tools.seed, _SALT, params.max_docs, params.max_bytes)[0]["where"]
-    fold = fold_of(np.array(sample.hashes))
-    texts = [[sample.texts[row] for row in np.flatnonzero(fold == number)] for number in range(FOLDS)]
-    if len(sample.texts) < params.min_docs or not all(texts):
-        rules = " and ".join(params.where) or "every document"
+    """Leaves models for each fold, maybe pieces, and `artifact.json`.
+
+    The record holds normalisation, units, builder and, for each value of `by` (without: the empty name), the files
+    with their SHA-256 and 101 percentiles of the perplexity of the reference.
+    """
+    made_by = builder(params.builder)
+    groups, without = [""], {}
+    if params.by:
+        sizes = _counts(corpus, params.where, params.by)
+        groups = sorted(name for name, size in sizes.items() if size >= params.min_docs and _GROUP.match(name))
+        without = {name: f"found {size} documents" for name, size in sorted(sizes.items()) if name not in groups}
+    if not groups:
         raise StageError(
-            f"stage {tools.node}: expected at least {params.min_docs} documents for `where` ({rules}), found "
-            f"{sample.seen}; loosen the rules, give more input, or lower min_docs"
+            f"stage {tools.node}: expected a value of {params.by} with at least {params.min_docs} documents, found "
+            f"{without or 'none'}; give more input, or lower min_docs"
         )
-    max_words = None if made_by == "lmplz" else params.pure_python_words // FOLDS
-    files, train_docs, train_words = [], 0, 0
-    for number in range(FOLDS):
-        text_file = out / "train.txt"
-        docs, words = _write_lines(text_file, normal, texts[number], max_words)
-        if words < params.order:
-            raise StageError(f"stage {tools.node}: expected documents with words, found {words} words in {docs}")
-        files.append(build(text_file, params.order, out, f"model-{number}", params.memory_mb))
-        text_file.unlink()
-        train_docs, train_words = train_docs + docs, train_words + words
-    measured = []
-    for number in range(FOLDS):
-        some = texts[number][: params.max_measured // FOLDS]
-        measured.append(perplexities(load_model(files[1 - number]), normal, pa.array(some, pa.string()), SCORED_BYTES))
-    values = np.concatenate(measured).astype(np.float64)
-    values = values[~np.isnan(values)]
-    percentiles = [round(float(value), 3) for value in np.percentile(values, np.arange(101))]
-    metrics = {
-        "builder": made_by,
-        "documents_found": sample.seen,
-        "sample_documents": len(sample.texts),
-        "train_documents": train_docs,
-        "train_words": train_words,
-        "measured_documents": len(values),
-        "perplexity_p30": percentiles[30],
-        "perplexity_p50": percentiles[50],
-        "perplexity_p60": percentiles[60],
-        "model_bytes": sum(path.stat().st_size for path in files),
-    }
+    samples = _draw(corpus, params.where, groups, params, params.max_docs, tools.seed)
+    references = samples
+    if params.reference:
+        references = _draw(corpus, params.reference, groups, params, params.max_measured, tools.seed)
+    entries: dict[str, Any] = {}
+    numbers: Counter[str] = Counter()
+    for name in groups:
+        if lacking := _lacking(samples[name], references[name], params):
+            without[name] = lacking
+            continue
+        entries[name], more = _train(name, samples[name], references[name], params, made_by, out, tools.node)
+        numbers.update(more)
+    if not entries:
+        name, lacking = next((name, reason) for name, reason in without.items() if name in groups)
+        raise StageError(f"stage {tools.node}: {f'{params.by} {name}: ' if name else ''}{lacking}")
+    normal = normalisation(params.normalisation)
+    metrics: dict[str, Any] = {"builder": made_by, "units": params.units, **numbers}
+    if params.by:
+        metrics |= {"models": list(entries), "without_model": without}
+    else:
+        metrics |= {f"perplexity_p{number}": entries[""]["percentiles"][number] for number in (30, 50, 60)}
     record = {
         "type": "kenlm",
-        "files": [{"name": path.name, "sha256": file_sha256(path)} for path in files],
         "seed": tools.seed,
         "order": params.order,
+        "builder": made_by,
+        "units": params.units,
         "normalisation": {"name": normal.name, "fingerprint": normal.fingerprint},
-        "percentiles": percentiles,  # of the sample's perplexity, 0 to 100
+        "by": params.by,
+        "groups": entries,
         "metrics": metrics,
     }
-    (out / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    (out / RECORD_FILE).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return metrics
