@@ -13,30 +13,36 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from pipeline.stage import Batch, Corpus, Rule, unit_hash
+from pipeline.stage import Batch, Corpus, Expression, unit_hash
 
 
 def rule_columns(*rule_lists: Sequence[str]) -> tuple[str, ...]:
-    """The columns that the rules look at, sorted. Raises ValueError for a rule that cannot be parsed."""
-    return tuple(sorted({Rule.parse(text).column for rules in rule_lists for text in rules}))
+    """The columns that the rules look at, sorted. Raises ValueError for a rule that cannot be used here."""
+    columns: set[str] = set()
+    for text in (text for rules in rule_lists for text in rules):
+        found = Expression.parse(text)
+        if any(rule.percentile is not None for rule in found.rules()):
+            raise ValueError(f"expected fixed bounds, found a percentile in {text!r}")
+        columns.update(found.columns)
+    return tuple(sorted(columns))
 
 
 def matches(batch: Batch, rules: Sequence[str]) -> np.ndarray:
-    """bool of shape (batch.num_rows,): rows where every rule holds on a value that is there (no null, no NaN)."""
+    """bool of shape (batch.num_rows,): rows where every rule is true; one over a null or NaN is not."""
     found = np.ones(batch.num_rows, bool)
     for text in rules:
-        rule = Rule.parse(text)
-        column = batch[rule.column]
-        found &= rule.holds(column) & ~np.asarray(column.is_null(nan_is_null=True), dtype=bool)
+        truth = Expression.parse(text).truth(lambda name: batch[name])
+        found &= np.asarray(truth.fill_null(False), dtype=bool)
     return found
 
 
 @dataclass
 class Drawn:
-    """Texts of one class in hash order, with their hashes; `seen` documents satisfied the rules."""
+    """Texts of one class in hash order, with their hashes and group names; `seen` documents satisfied the rules."""
 
     texts: list[str] = field(default_factory=list)
     hashes: list[float] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
     seen: int = 0
 
 
@@ -44,32 +50,32 @@ class Drawn:
 class _Class:
     max_docs: int
     max_bytes: int
-    heap: list[tuple[float, str, str]] = field(default_factory=list)  # negative hash, id, text: largest hash on top
+    heap: list[tuple[float, str, str, str]] = field(default_factory=list)  # -hash, id, text, group: largest hash on top
     size: int = 0
     limit: float = 1.0
     seen: int = 0
 
-    def add(self, value: float, doc_id: str, text: str) -> None:
-        heapq.heappush(self.heap, (-value, doc_id, text))
+    def add(self, value: float, doc_id: str, text: str, group: str) -> None:
+        heapq.heappush(self.heap, (-value, doc_id, text, group))
         self.size += len(text)
         while len(self.heap) > self.max_docs or self.size - len(self.heap[0][2]) >= self.max_bytes:
-            negative, _, dropped = heapq.heappop(self.heap)
+            negative, _, dropped, _ = heapq.heappop(self.heap)
             self.limit = -negative
             self.size -= len(dropped)
 
 
 def draw(corpus: Corpus, classes: Mapping[str, Sequence[str]], seed: int, salt: str, max_docs: int,
-         max_bytes: int) -> tuple[dict[str, Drawn], int]:  # fmt: skip
+         max_bytes: int, group: str = "doc_id") -> tuple[dict[str, Drawn], int]:  # fmt: skip
     """For each class (name -> rules), the documents with the smallest hashes whose rules all hold.
 
     At most `max_docs` documents, and no more than are needed for `max_bytes` characters of text. Documents without
     text are left out. A document that satisfies the rules of two classes belongs to neither; the second value
-    counts these.
+    counts these. `group` is a string column that names what belongs together; where it is null, the document's id.
     """
-    columns = rule_columns(*classes.values())
+    columns = dict.fromkeys(("doc_id", "text", group, *rule_columns(*classes.values())))
     open_classes = {name: _Class(max_docs, max_bytes) for name in classes}
     ambiguous = 0
-    for batch in corpus.batches("doc_id", "text", *(c for c in columns if c not in ("doc_id", "text"))):
+    for batch in corpus.batches(*columns):
         found = np.stack([matches(batch, rules) for rules in classes.values()])
         found &= np.asarray(batch["text"].is_valid(), dtype=bool)
         both = found.sum(axis=0) > 1
@@ -79,18 +85,12 @@ def draw(corpus: Corpus, classes: Mapping[str, Sequence[str]], seed: int, salt: 
             kept.seen += int(flags.sum())
             rows = np.flatnonzero(flags & (hashes < kept.limit))
             index = pa.array(rows, pa.int64())
-            ids, texts = batch["doc_id"].take(index).to_pylist(), batch["text"].take(index).to_pylist()
-            for value, doc_id, text in zip(hashes[rows].tolist(), ids, texts, strict=True):
+            ids, texts, groups = (batch[name].take(index).to_pylist() for name in ("doc_id", "text", group))
+            for value, doc_id, text, name in zip(hashes[rows].tolist(), ids, texts, groups, strict=True):
                 if value < kept.limit:
-                    kept.add(value, doc_id, text)
+                    kept.add(value, doc_id, text, name or doc_id)
     drawn = {}
     for name, kept in open_classes.items():
-        best = sorted((-negative, doc_id, text) for negative, doc_id, text in kept.heap)
-        drawn[name] = Drawn([text for *_, text in best], [value for value, *_ in best], kept.seen)
+        best = sorted((-negative, doc_id, text, at) for negative, doc_id, text, at in kept.heap)
+        drawn[name] = Drawn([b[2] for b in best], [b[0] for b in best], [b[3] for b in best], kept.seen)
     return drawn, ambiguous
-
-
-def held_out_split(texts: Sequence[str], share: float) -> tuple[list[str], list[str]]:
-    """`(training, held-out)` of texts in hash order: the last `share` of them, at least one, is held out."""
-    count = max(1, round(len(texts) * share))
-    return list(texts[:-count]), list(texts[-count:])

@@ -46,7 +46,7 @@ class FakeTools:
 
 
 def two_kinds(docs: int = 60, lines: int = 4) -> Any:
-    """`docs` documents of each kind in WORDS, by turns; the column `kind` tells which, null for the last two."""
+    """`docs` documents of each kind in WORDS, by turns; `kind` tells which (null for the last two), `source` too."""
     rng = np.random.default_rng(5)
     texts: list[str] = []
     kinds: list[str | None] = []
@@ -56,4 +56,7 @@ def two_kinds(docs: int = 60, lines: int = 4) -> Any:
             kinds.append(kind)
     kinds[-2:] = [None, None]
     ids = [hashlib.md5(str(i).encode()).hexdigest() for i in range(len(texts))]
-    return FakeCorpus({"doc_id": pa.array(ids), "text": pa.array(texts), "kind": pa.array(kinds)})
+    sources = ["wiki" if i % 2 == 0 else "crawl" for i in range(len(texts))]
+    domains = [f"{source}{i % 7}.example" for i, source in enumerate(sources)]
+    columns = {"doc_id": ids, "text": texts, "kind": kinds, "source": sources, "domain": domains}
+    return FakeCorpus({name: pa.array(values) for name, values in columns.items()})
