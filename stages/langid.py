@@ -50,7 +50,7 @@ class LangidParams(Params):
     languages: tuple[str, ...] = Field((), description="labels that the default rule keeps; empty: any language")
     rename: dict[str, str] = Field({}, description="new names for labels, as in {eng_Latn: en}")
     max_bytes: int = Field(50_000, ge=1, description="bytes from the start of the text that are looked at")
-    min_letters: int = Field(3, ge=0, description="a text with fewer letters gets null for language and score")
+    min_letters: int = Field(2, ge=0, description="a text with fewer letters gets null for language and score")
 
 
 def model_path(params: LangidParams) -> Path:
@@ -109,8 +109,8 @@ def langid(batch: Batch, params: LangidParams, tools: Tools) -> dict[str, pa.Arr
     """Language of each text: `language` (string), `score` (float32 in [0, 1]) and `top3`, up to three {label, score}.
 
     `top3` is best first, its first entry the answer. A null text, or one with fewer than `min_letters` letters, has
-    nulls; rules keep it unless they say `on_null: drop`. Rules: `score >= 0.65` (`score_min`), and `language in
-    languages` (`language`) where languages are given. Raises AssetError without the published model, StageError for a
+    nulls. Rules: `score >= 0.65` (`score_min`), which keeps nulls unless the rule says otherwise, and `language in
+    languages` (`language`) where languages are given, which a document without a language is not. Raises AssetError without the published model, StageError for a
     model file that is absent, damaged or not the one of `sha256`.
     """
     (model, names), texts = _loaded(params), batch["text"]
