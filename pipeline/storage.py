@@ -1,8 +1,11 @@
 """Where bytes live: sources on any file system, and the two ways in which a run directory is written.
 
 Sources are read through `pyarrow.fs` (local paths, `s3://`, `gs://`), and through fsspec for `hf://` and
-`https://`. A run directory is a local folder; everything in it is written by `publish` (write under a unique
-name, fsync, rename) or named by a file that was.
+`https://`. Credentials, region and endpoint come from where each library looks for them: `AWS_ACCESS_KEY_ID`,
+`AWS_REGION`, `AWS_ENDPOINT_URL` (any S3-compatible store), `HF_TOKEN`, `HF_ENDPOINT`.
+
+A run directory is a local folder; everything in it is written by `publish` (write under a unique name, fsync,
+rename) or named by a file that was.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import pyarrow.fs as pafs
 from pipeline.errors import TamisError
 
 FSSPEC_SCHEMES = {"hf", "http", "https"}
+BUCKET_SCHEMES = {"s3", "gs", "gcs"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,10 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
             filesystem, path = fsspec.core.url_to_fs(uri)
             return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+        if scheme in BUCKET_SCHEMES:  # the path stays apart: `?` is a glob here, not a query
+            bucket, _, path = uri.split("://", 1)[1].partition("/")
+            filesystem, root = pafs.FileSystem.from_uri(f"{scheme}://{bucket}")
+            return filesystem, f"{root}/{path}".rstrip("/")
         if scheme:
             return pafs.FileSystem.from_uri(uri)
     except Exception as error:
@@ -80,12 +88,20 @@ def list_files(pattern: str) -> list[SourceFile]:
             uri=prefix + info.path,
             key=str(PurePosixPath(info.path).relative_to(root)) if root else info.path,
             size=info.size or 0,
-            version=f"{info.size}-{info.mtime_ns or 0}",
+            version=f"{info.size}-{_state(filesystem, info)}",
         )
         for info in infos
         if info.type == pafs.FileType.File
     ]
     return sorted(files, key=lambda file: file.key)
+
+
+def _state(filesystem: pafs.FileSystem, info: pafs.FileInfo) -> str:
+    """What changes with the content: the modification time, or the hub's content id where there is no time."""
+    if info.mtime_ns or not isinstance(filesystem, pafs.PyFileSystem):
+        return str(info.mtime_ns or 0)
+    details = filesystem.handler.fs.info(info.path)  # known from the listing
+    return str(details.get("blob_id") or details.get("ETag") or 0)
 
 
 def _web_file(filesystem: pafs.FileSystem, url: str) -> SourceFile:

@@ -7,7 +7,7 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from pipeline.stage import DROPPED, INGEST_SCHEMA, KEPT, QUARANTINED
-from stages.ingest import jsonl, parquet, warc
+from stages.ingest import arrow, jsonl, parquet, warc
 
 FS = pafs.LocalFileSystem()
 PAGE = b"<html><body>" + b"Some words of a page. " * 20 + b"</body></html>"
@@ -15,7 +15,8 @@ PAGE = b"<html><body>" + b"Some words of a page. " * 20 + b"</body></html>"
 
 def rows_of(module, path, **params):
     """All rows of a file, slice by slice; checks what every reader promises."""
-    model = {warc: warc.Warc, jsonl: jsonl.Jsonl, parquet: parquet.Parquet}[module](**params)
+    models = {warc: warc.Warc, jsonl: jsonl.Jsonl, parquet: parquet.Parquet, arrow: arrow.Arrow}
+    model = models[module](**params)
     found = []
     for start, end in module.split(FS, str(path), path.stat().st_size, model):
         last = -1

@@ -107,3 +107,54 @@ def test_a_broken_row_group_quarantines_its_rows(tmp_path):
     path.write_bytes(data)
     found = rows_of(parquet, path)
     assert [row["reason"] for row in found] == [None] * 100 + ["broken_row_group"] * 100 + [None] * 100
+
+
+RECORDS = [
+    {"t": {"body": "one"}, "kind": "wiki", "meta": {"license": "cc-by-sa"}},
+    {"t": {"body": "two"}, "kind": None, "meta": {"license": ["mit", "apache-2.0"]}},
+    {"t": {"body": "three"}, "kind": "", "meta": None},
+    {"t": {"body": "four"}, "kind": "x" * 300, "meta": {"license": "a\nb"}},
+]
+LABELS = [("wiki", "cc-by-sa"), (None, "mit, apache-2.0"), (None, None), ("x" * 256, "a\N{REPLACEMENT CHARACTER}b")]
+MAPPING = {"text": "t.body", "kind_column": "kind", "licence_column": "meta.license"}
+
+
+def test_json_lines_with_mapped_labels(write):
+    lines = [*RECORDS, {"t": {"body": "five"}, "kind": 5}, {"t": "six"}, {"t.body": "seven", "meta.license": "cc0"}]
+    found = rows_of(jsonl, write("\n".join(map(json.dumps, lines)).encode(), "x.jsonl"), **MAPPING)
+    assert [(row["kind"], row["licence"]) for row in found[:4]] == LABELS
+    assert [row["text"] for row in found[:4]] == ["one", "two", "three", "four"]
+    assert [row["reason"] for row in found[4:]] == ["bad_type", "no_text", None]
+    assert (found[6]["text"], found[6]["licence"]) == ("seven", "cc0")
+    plain = rows_of(jsonl, write(b'{"text": "a", "kind": "wiki", "licence": "mit"}'))
+    assert (plain[0]["kind"], plain[0]["licence"]) == (None, None)
+
+
+def test_parquet_with_mapped_labels(tmp_path):
+    path = tmp_path / "x.parquet"
+    records = [{**record, "license": (record["meta"] or {}).get("license")} for record in RECORDS]
+    lists = [[x] if isinstance(x, str) else x for x in (record["license"] for record in records)]
+    bodies = [record["t"] for record in records]
+    kinds = pa.array([record["kind"] for record in records]).dictionary_encode()
+    meta = pa.array([None if x is None else {"license": x} for x in lists])
+    pq.write_table(pa.table({"t": bodies, "kind": kinds, "meta": meta, "licences": lists}), path)
+    for licence in ("meta.license", "licences"):
+        found = rows_of(parquet, path, **{**MAPPING, "licence_column": licence})
+        assert [(row["kind"], row["licence"]) for row in found] == LABELS
+        assert [row["text"] for row in found] == ["one", "two", "three", "four"]
+    pq.write_table(pa.table({"text": ["a", "b"], "kind": pa.array([b"wiki", b"\xff"])}), path)
+    assert [row["kind"] for row in rows_of(parquet, path, kind_column="kind")] == ["wiki", "\N{REPLACEMENT CHARACTER}"]
+    for wrong, error in (({"kind_column": "nope"}, "kind_column: expected a column 'nope'"),
+                         ({"licence_column": "kind.x"}, "licence_column: expected")):  # fmt: skip
+        with pytest.raises(ValueError, match=error):
+            parquet.split(FS, str(path), 0, parquet.Parquet(**wrong))
+
+
+def test_a_record_of_100_mb_and_empty_files(write):
+    big = b'{"text": "' + b"x" * 100_000_000 + b'"}\n{"text": "b"}\n'
+    found = rows_of(jsonl, write(big, "x.jsonl"))
+    assert [row["reason"] for row in found] == ["too_large", None]
+    assert len(rows_of(jsonl, write(big, "x.jsonl"), max_record_bytes=1 << 28)[0]["text"]) == 100_000_000
+    assert rows_of(jsonl, write(b"", "x.jsonl")) == []
+    with pytest.raises(pa.ArrowInvalid):
+        parquet.split(FS, str(write(b"", "x.parquet")), 0, parquet.Parquet())

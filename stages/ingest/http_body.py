@@ -13,6 +13,9 @@ import zlib
 
 import brotli
 import pyarrow as pa
+from isal import isal_zlib
+
+from stages.ingest.codecs import INFLATE_ERROR
 
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]{0,4096})?\r?\n")
 _PLAIN = {"", "identity", "none", "binary", "8bit", "utf-8"}
@@ -73,7 +76,7 @@ def _decode(body: bytes, coding: str, limit: int) -> bytes:
         if coding == "zstd":
             stream = pa.CompressedInputStream(pa.py_buffer(body), "zstd")
             return _capped(stream.read(limit + 1), limit)
-    except (zlib.error, brotli.error, OSError, EOFError) as error:
+    except (INFLATE_ERROR, brotli.error, OSError, EOFError) as error:
         raise BodyError("bad_encoding", f"{coding}: {error}") from None
     raise BodyError("bad_encoding", f"expected gzip, deflate, br or zstd, found content coding {coding!r}")
 
@@ -87,7 +90,7 @@ def _capped(data: bytes, limit: int) -> bytes:
 def _inflate(body: bytes, wbits: int, limit: int) -> bytes:
     out, rest = b"", body
     while True:
-        stream = zlib.decompressobj(wbits)
+        stream = isal_zlib.decompressobj(wbits)
         out += stream.decompress(rest, limit + 1 - len(out))
         _capped(out, limit)
         if not stream.eof:

@@ -24,9 +24,11 @@ _BOM = b"\xef\xbb\xbf"
 class Jsonl(Params):
     """A JSON lines source. Keys that a line lacks are null; a line needs a text or HTML."""
 
-    text: str = Field("text", description="key of the text")
+    text: str = Field("text", description="key of the text; `a.b` is the key b of the object under the key a")
     html: str = Field("html", description="key of the HTML, used where a line has no text")
     url: str = Field("url", description="key of the URL")
+    kind_column: str | None = Field(None, description="key of the kind (wiki, book, code, ...), a string")
+    licence_column: str | None = Field(None, description="key of the licence, a string or a list of strings")
     slice_bytes: int = Field(16 << 20, ge=1, description="bytes of a slice of a plain file")
     max_record_bytes: int = Field(16 << 20, ge=1024, le=1 << 30, description="longer lines are dropped: too_large")
 
@@ -52,7 +54,7 @@ def split(fs, path: str, size: int, params: Jsonl) -> list[tuple[int, int]]:
     return [(start, min(start + params.slice_bytes, size)) for start in range(0, size, params.slice_bytes)]
 
 
-@source_format("jsonl", Jsonl, split=split)
+@source_format("jsonl", Jsonl, split=split, version=2)
 def read(fs, path: str, start: int, end: int, params: Jsonl) -> Iterator[pa.RecordBatch]:
     """Rows of the lines that begin in [start, end). Blank lines are no records."""
     with fs.open_input_file(path) as file:
@@ -111,4 +113,16 @@ def _row(offset: int, data: bytes, params: Jsonl) -> Row:
         return quarantined(offset, "bad_json", str(error), data[:RAW_BYTES])
     if not isinstance(record, dict):
         return quarantined(offset, "bad_json", f"expected an object, found {type(record).__name__}", data)
-    return text_row(offset, record.get(params.text), record.get(params.html), record.get(params.url))
+    text, html, url = (_value(record, key) for key in (params.text, params.html, params.url))
+    labels = {"kind": params.kind_column, "licence": params.licence_column}
+    return text_row(offset, text, html, url, **{name: _value(record, key) for name, key in labels.items() if key})
+
+
+def _value(record: dict, key: str) -> object:
+    """The value of a key, or behind a path of keys; None where there is none."""
+    if key in record or "." not in key:
+        return record.get(key)
+    value: object = record
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,6 +18,7 @@ BATCH_RECORDS = 256
 BATCH_BYTES = 16 << 20
 RAW_BYTES = 1 << 20  # of a quarantined record, the most that a reader keeps; the engine stores less
 URL_CHARS = 8192
+LABEL_CHARS = 256
 
 BLOCK = 1 << 20
 
@@ -95,31 +97,46 @@ def quarantined(offset: int, reason: str, error: str, raw: bytes | str | None = 
             "raw": None if raw is None else bytes(raw[:RAW_BYTES]), **fields}  # fmt: skip
 
 
-def text_row(offset: int, text: object, html: object, url: object) -> Row:
-    """The row of a record that comes from a table, with the same checks for JSON lines and Parquet.
+def text_row(offset: int, text: object, html: object, url: object, **labels: object) -> Row:
+    """The row of a record that comes from a table, with the same checks for JSON lines, Parquet and Arrow.
 
-    Quarantined: neither text nor HTML, a value that is no string, NUL characters or lone surrogates in the text.
-    HTML may be bytes; NULs in it are left to the extractor, as browsers do.
+    Quarantined: neither text nor HTML, a value that is no string, NUL characters or lone surrogates in the text, a
+    label (kind, licence) that is neither a string nor a list of strings. HTML may be bytes; NULs in it are left to
+    the extractor, as browsers do.
     """
-    link = clean(url) if isinstance(url, str | bytes) else None
+    fields: dict[str, Any] = {"url": clean(url) if isinstance(url, str | bytes) else None}
     if text is None and html is None:
-        return quarantined(offset, "no_text", "expected a text or an html value, found neither", url=link)
+        return quarantined(offset, "no_text", "expected a text or an html value, found neither", **fields)
     if text is not None and not isinstance(text, str):
         return quarantined(offset, "bad_type", f"text: expected a string, found {type(text).__name__}", repr(text))
     if html is not None and not isinstance(html, str | bytes):
         return quarantined(offset, "bad_type", f"html: expected a string, found {type(html).__name__}", repr(html))
+    try:
+        fields.update((name, label(value)) for name, value in labels.items())
+    except TypeError as error:
+        return quarantined(offset, "bad_type", f"{', '.join(labels)}: {error}", repr(labels), **fields)
     if text is not None and "\0" in text:
-        return quarantined(offset, "nul_bytes", f"text: {text.count(chr(0))} NUL characters", text, url=link)
+        return quarantined(offset, "nul_bytes", f"text: {text.count(chr(0))} NUL characters", text, **fields)
     try:
         page = html.encode() if isinstance(html, str) else html
         size = len(text.encode()) if text is not None else len(page or b"")
     except UnicodeEncodeError as error:
         raw = text if text is not None else html
-        return quarantined(offset, "lone_surrogate", f"not valid Unicode: {error}", raw, url=link)  # type: ignore[arg-type]
+        return quarantined(offset, "lone_surrogate", f"not valid Unicode: {error}", raw, **fields)  # type: ignore[arg-type]
     if not size:
-        return dropped(offset, "empty_body", url=link)
+        return dropped(offset, "empty_body", **fields)
     charset = "utf-8" if isinstance(html, str) else None
-    return kept(offset, url=link, text=text, html=None if text is not None else page, charset=charset)
+    return kept(offset, text=text, html=None if text is not None else page, charset=charset, **fields)
+
+
+def label(value: Any) -> str | None:
+    """A kind or licence: one string, or several joined by `, `; null where it is empty. Raises TypeError."""
+    if value is None:
+        return None
+    parts = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(part, str | bytes) for part in parts):
+        raise TypeError(f"expected a string or a list of strings, found {type(value).__name__}")
+    return ", ".join(filter(None, ((clean(part, LABEL_CHARS) or "").strip() for part in parts)))[:LABEL_CHARS] or None
 
 
 def batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
@@ -127,7 +144,7 @@ def batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
     pending: list[Row] = []
     size = 0
     for row in rows:
-        weight = sum(len(row.get(name) or b"") for name in ("html", "text", "raw"))  # type: ignore[arg-type, misc]
+        weight = len(row.get("html") or row.get("text") or row.get("raw") or b"")  # type: ignore[arg-type]
         if pending and (len(pending) >= BATCH_RECORDS or size + weight > BATCH_BYTES):
             yield _batch(pending)
             pending, size = [], 0
