@@ -182,7 +182,7 @@ def count_sentences(data, start, end, pages, classes):
 @njit(cache=True, nogil=True)
 def clean(offsets, data, min_words, words_first, apostrophe, need_end_mark, pages, classes, out_offsets, out, counts,
           cut_offsets, cut_starts, cut_ends):  # fmt: skip
-    """Write the kept lines of each document, joined by newlines, to `out`; returns the bytes written.
+    """Write the kept lines of each document, joined by newlines, to `out`; `strip_documents` has to follow.
 
     `words_first` counts a line's words before citations are taken out, `apostrophe` accepts "'" as an end mark.
     `counts` is int32[5, docs]. Cuts are the removed non-blank lines, and the citations of kept lines, in bytes from
@@ -251,12 +251,25 @@ def clean(offsets, data, min_words, words_first, apostrophe, need_end_mark, page
                     counts[LINES_REMOVED, doc] += 1
                     cut_starts[cut], cut_ends[cut] = start - origin, stop - origin
                     cut += 1
-        head, tail = chars.strip(out, first, o, pages, classes)
-        if head > first:
-            for k in range(tail - head):
-                out[first + k] = out[head + k]
-        o = first + tail - head
         out_offsets[doc + 1] = o
         cut_offsets[doc + 1] = cut
-        counts[CHARS_REMOVED, doc] = chars.length(data, origin, end) - chars.length(out, first, o)
+
+
+@njit(cache=True, nogil=True)
+def strip_documents(offsets, data, pages, classes, out_offsets, out, counts):
+    """`str.strip()` of each document of `out`, in place, and the count of removed characters; returns the bytes left.
+
+    Lines are stripped before citations are taken out of them, so white space can be left at the ends of a text.
+    """
+    o, first = np.int64(0), np.int64(0)
+    for doc in range(len(offsets) - 1):
+        head, tail = chars.strip(out, first, np.int64(out_offsets[doc + 1]), pages, classes)
+        first = np.int64(out_offsets[doc + 1])
+        if head > o:
+            for k in range(tail - head):
+                out[o + k] = out[head + k]
+        before = chars.length(data, np.int64(offsets[doc]), np.int64(offsets[doc + 1]))
+        counts[CHARS_REMOVED, doc] = before - chars.length(out, o, o + tail - head)
+        o += tail - head
+        out_offsets[doc + 1] = o
     return o

@@ -77,6 +77,17 @@ def lines(array: pa.Array) -> Spans:
     return Spans(doc_offsets, starts, ends, np.zeros(0, np.int32), np.zeros(0, np.uint8))
 
 
+def splitlines(array: pa.Array) -> Spans:
+    """Line spans of a string array: the items of `text.splitlines()`."""
+    offsets, data = buffers(array)
+    doc_offsets = np.zeros(len(array) + 1, np.int32)
+    none = np.empty(0, np.int32)
+    total = _splitlines(offsets, data, *chars.tables(), doc_offsets, none, none)
+    starts, ends = np.empty(total, np.int32), np.empty(total, np.int32)
+    _splitlines(offsets, data, *chars.tables(), doc_offsets, starts, ends)
+    return Spans(doc_offsets, starts, ends, np.zeros(0, np.int32), np.zeros(0, np.uint8))
+
+
 def of(batch: Batch) -> Spans:
     """White-space words of the batch's text, computed once for each batch."""
     return batch.memo("words", lambda: spans(batch["text"]))
@@ -88,8 +99,11 @@ def lines_of(batch: Batch) -> Spans:
 
 
 def column(values: np.ndarray, text: pa.Array) -> pa.Array:
-    """An Arrow array of a statistic, null where the text is null."""
-    return pa.array(values, mask=np.asarray(text.is_null())) if text.null_count else pa.array(values)
+    """An Arrow array of a statistic, null where the text is null or the value is NaN: undefined for this text."""
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), np.bool_)
+    if text.null_count:
+        missing |= np.asarray(text.is_null())
+    return pa.array(values, mask=missing) if missing.any() else pa.array(values)
 
 
 @njit(cache=True, nogil=True)
@@ -137,3 +151,32 @@ def _lines(offsets, data, doc_offsets, starts, ends):
         starts[count], ends[count] = start, offsets[doc + 1]
         count += 1
         doc_offsets[doc + 1] = count
+
+
+@njit(cache=True, nogil=True)
+def _splitlines(offsets, data, pages, classes, doc_offsets, starts, ends):
+    """Lines of all documents; fills `starts` and `ends` unless they are empty."""
+    count = 0
+    for doc in range(len(offsets) - 1):
+        i, end = np.int64(offsets[doc]), np.int64(offsets[doc + 1])
+        start = i
+        while i < end:
+            if data[i] < 0x80:
+                here, after = classes[data[i]], i + 1
+            else:
+                cp, after = chars.decode(data, i, end)
+                here = chars.bits_of(cp, pages, classes)
+            if here & chars.LINE:
+                if len(starts):
+                    starts[count], ends[count] = start, i
+                count += 1
+                if data[i] == 13 and after < end and data[after] == 10:
+                    after += 1
+                start = after
+            i = after
+        if start < end:
+            if len(starts):
+                starts[count], ends[count] = start, end
+            count += 1
+        doc_offsets[doc + 1] = count
+    return count
