@@ -16,7 +16,7 @@ sentences are those of      a run of . ? !                          spaCy's sent
 ==========================  ======================================  ==========================================
 
 The cleaned text is exact in both. `sentences` of `datatrove` are those of spaCy's English tokenizer and sentencizer,
-also exact (it needs the extra `tamis[datatrove]`). `tfds` asks NLTK's English Punkt model; here a run of . ? ! ends a
+also exact. `tfds` asks NLTK's English Punkt model; here a run of . ? ! ends a
 sentence when white space follows (`count_sentences`). On 6,000 English documents the rule of 3 sentences decided as
 with Punkt for 99.7 %, with no lean to either side. C4's bad words, language filter and 3-sentence de-duplication are
 not part of this stage. FineWeb ran `datatrove` with `terminal_punctuation: false`. Phrases and end marks are English.

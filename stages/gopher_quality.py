@@ -24,7 +24,7 @@ stop_words      different ones         different ones         occurrences       
 
 Stop words are English unless the manifest gives others: with `by` each document is judged by the list of its own
 language, and a document whose language has no list gets null. A ratio or length without words (or lines) is null.
-`datatrove` counts by spaCy's English rules whatever the language, and needs the extra `tamis[datatrove]`.
+`datatrove` counts by spaCy's English rules whatever the language.
 Cost: about 4 us for a document of 1.3 kB beside the shared word pass.
 """
 

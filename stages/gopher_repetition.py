@@ -23,8 +23,7 @@ duplicate n-gram  words that lie in a repeated  sum of repeated n-gram lengths  
 
 `paper` follows "characters contained within duplicate n-grams, taking care not to count characters in overlapping
 n-grams more than once", as DCLM does. A ratio without a denominator is null, and so is the top n-gram of `dolma` and
-`datatrove` in a text of fewer than n words. `datatrove` needs the extra `tamis[datatrove]`, `dclm` the extra
-`tamis[dclm]`. Cost: about 17 us for a document of 1.3 kB, 25 us for `datatrove`.
+`datatrove` in a text of fewer than n words. Cost: about 17 us for a document of 1.3 kB, 25 us for `datatrove`.
 """
 
 from __future__ import annotations

@@ -109,9 +109,9 @@ def langid(batch: Batch, params: LangidParams, tools: Tools) -> dict[str, pa.Arr
     """Language of each text: `language` (string), `score` (float32 in [0, 1]) and `top3`, up to three {label, score}.
 
     `top3` is best first, its first entry the answer. A null text, or one with fewer than `min_letters` letters, has
-    nulls. Rules: `score >= 0.65` (`score_min`), which keeps nulls unless the rule says otherwise, and `language in
-    languages` (`language`) where languages are given, which a document without a language is not. Raises AssetError without the published model, StageError for a
-    model file that is absent, damaged or not the one of `sha256`.
+    nulls. Rules: `score >= 0.65` (`score_min`), which keeps nulls unless it says otherwise, and `language in languages`
+    (`language`) where languages are given, which a document without a language fails. Raises AssetError without the
+    published model, StageError for a model file that is absent, damaged or not the one of `sha256`.
     """
     (model, names), texts = _loaded(params), batch["text"]
     judged = _enough_letters(*words.buffers(texts), params.max_bytes, params.min_letters, *chars.tables())

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import pyarrow as pa
-import pytest
 
 from pipeline.stage import Batch, stage_types
 from stages.c4 import C4
@@ -16,25 +14,16 @@ from stages.gopher_repetition import GopherRepetition
 
 PARAMS = {"gopher_quality": GopherQuality, "gopher_repetition": GopherRepetition, "c4": C4, "fineweb": FineWeb}
 
-needs_spacy = pytest.mark.skipif(find_spec("spacy") is None, reason="spaCy is not installed (tamis[datatrove])")
-needs_uniseg = pytest.mark.skipif(find_spec("uniseg") is None, reason="uniseg is not installed (tamis[dclm])")
-
 
 def variants() -> list:
-    """`(stage, params)` of each variant, skipped where its optional package is absent."""
+    """`(stage, params)` of each variant."""
     c4 = [{"variant": "datatrove", "terminal_punctuation": mark} for mark in (True, False)]
-    found: list[tuple[str, dict]] = [
+    return [
         *(("gopher_quality", {"variant": name}) for name in ("paper", "datatrove", "dolma", "dclm")),
         *(("gopher_repetition", {"variant": name}) for name in ("paper", "datatrove", "dolma", "dclm")),
         *(("c4", params) for params in ({"variant": "tfds"}, *c4)),
         *(("fineweb", {"variant": name}) for name in ("paper", "code")),
     ]
-    marks = {"datatrove": [needs_spacy], "code": [needs_spacy]}
-    return [
-        pytest.param(stage, params, marks=[needs_uniseg] if (stage, params["variant"]) == ("gopher_repetition", "dclm")
-                     else marks.get(params["variant"], []))
-        for stage, params in found
-    ]  # fmt: skip
 
 
 def run(stage: str, texts: Sequence[str | None], columns: dict[str, Sequence] | None = None, **params) -> list[dict]:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from heuristics import needs_spacy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_heuristics_slow import english, spacy_sentences, spacy_words
@@ -28,7 +27,6 @@ from benchmarks import bench_heuristics
 from benchmarks.common import DATA, PEERS
 from stages.kernels import english_tokens, token_memo, tokens, words
 
-pytestmark = needs_spacy
 AGREE = 0.999
 FIND = "import importlib.util, sys; sys.exit(importlib.util.find_spec('datatrove') is None)"
 
@@ -122,13 +120,3 @@ def test_an_error_of_the_tokenizer_leaves_no_word_without_tokens(monkeypatch):
         with pytest.raises(ZeroDivisionError):
             tokens_of(["never-seen"])
     assert tokens_of(["never-seen well-known"]) == [["never", "-", "seen", "well", "-", "known"]]
-
-
-def test_without_spacy_the_error_names_the_extra(monkeypatch):
-    def missing(name):
-        raise english_tokens.metadata.PackageNotFoundError(name)
-
-    english_tokens.version.cache_clear()
-    monkeypatch.setattr(english_tokens.metadata, "version", missing)
-    with pytest.raises(english_tokens.StageError, match=r"install tamis\[datatrove\]"):
-        english_tokens.version()

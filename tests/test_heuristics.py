@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from heuristics import PARAMS, kept, needs_spacy, needs_uniseg, run, variants
+from heuristics import PARAMS, kept, run, variants
 from hostile import big, check_columns, hostile_texts
 
 from pipeline.stage import Batch, stage_types
@@ -21,10 +21,10 @@ def footer_document(copies: int) -> str:
 @pytest.mark.parametrize(
     ("copies", "variant", "dup_5gram", "dup_10gram"),
     [
-        pytest.param(2, "datatrove", 0.090, 0.090, marks=needs_spacy),  # the second copy, ten words of it, / len(text)
+        (2, "datatrove", 0.090, 0.090),  # the second copy, ten words of it, / len(text)
         (2, "dolma", 0.166, 0.048),
         (2, "paper", 0.224, 0.224),  # both copies over the characters of the words
-        pytest.param(3, "datatrove", 0.162, 0.162, marks=needs_spacy),
+        (3, "datatrove", 0.162, 0.162),
         (3, "dolma", 0.223, 0.064),
         (3, "paper", 0.302, 0.302),
     ],
@@ -37,7 +37,6 @@ def test_a_repeated_footer_is_counted_once_all_or_by_mass(copies, variant, dup_5
     assert (round(row["dup_5gram"], 3), round(row["dup_10gram"], 3)) == (dup_5gram, dup_10gram)
 
 
-@needs_uniseg
 def test_dclm_counts_words_that_start_with_a_letter_or_digit():
     """The same document: without its two marks the footer is nine words, too short for a 10-gram."""
     row = run("gopher_repetition", [footer_document(2)], variant="dclm")[0]
@@ -56,8 +55,6 @@ def test_three_copies_of_a_line_among_ten():
     assert "dup_line_frac_max" not in kept("gopher_repetition", text)  # exactly .30 is kept
 
 
-@needs_uniseg
-@needs_spacy
 def test_three_copies_of_a_line_among_ten_elsewhere():
     text = "\n".join(["same"] * 3 + [f"ln {k}" for k in range(7)])
     assert run("gopher_repetition", [text], variant="datatrove")[0]["dup_line_frac"] == 0.2
@@ -79,7 +76,6 @@ def test_gopher_repetition_by_hand():
     assert lines == [0, 0.5]
 
 
-@needs_spacy
 def test_gopher_repetition_datatrove_by_hand():
     row = run("gopher_repetition", ["a b a b a b c"], variant="datatrove")[0]
     assert (row["top_2gram"], row["top_3gram"]) == (9 / 13, 10 / 13)
@@ -127,7 +123,6 @@ def test_gopher_quality_rules(text, broken):
     assert sorted(kept("gopher_quality", text)) == sorted(broken)
 
 
-@needs_spacy
 def test_gopher_quality_datatrove_by_hand():
     text = "- the cat can't see the dog ...\n\n# of 12 things…\n  • Be of #1"
     row = run("gopher_quality", [text], variant="datatrove")[0]
@@ -218,7 +213,6 @@ def test_c4_rules_and_variants():
     assert run("c4", ["y" * 1000 + " one two three four."])[0]["lines_removed"] == 0
 
 
-@needs_spacy
 def test_c4_datatrove_by_hand():
     texts = ["It's three words'", "[1] [2] three words [3] here."]
     assert [r["text"] for r in run("c4", texts, variant="datatrove")] == ["It's three words'", "three words  here."]
@@ -242,7 +236,6 @@ def test_fineweb_by_hand():
     assert kept("fineweb", "") == []  # null: no rule applies
 
 
-@needs_spacy
 def test_fineweb_code_by_hand():
     text = "A long line that ends with a full stop, as it should.\nshort\nshort\n\n" + "z" * 30
     row = run("fineweb", [text], variant="code")[0]

@@ -13,9 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import spacy
 from heuristics import PARAMS, run, variants
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spacy.pipeline import Sentencizer
+from uniseg import wordbreak
 
 from pipeline.stage import Batch, stage_types
 from stages.gopher_quality import STOP_WORDS
@@ -34,7 +37,7 @@ def ratio(part: float, whole: float) -> float | None:
 
 @cache
 def english():
-    return pytest.importorskip("spacy").blank("en")
+    return spacy.blank("en")
 
 
 def spacy_words(text: str) -> list[str]:
@@ -45,7 +48,7 @@ def spacy_words(text: str) -> list[str]:
 
 def spacy_sentences(line: str) -> int:
     """As spaCy's sentencizer, over the tokens of the line, white space included."""
-    marks = set(pytest.importorskip("spacy.pipeline").Sentencizer.default_punct_chars)
+    marks = set(Sentencizer.default_punct_chars)
     tokens = list(english().tokenizer(line))
     starts, seen = int(bool(tokens)), False
     for token in tokens:
@@ -90,7 +93,7 @@ def slow_gopher_quality(text: str, variant: str) -> dict:
 
 
 def unicode_words(text: str) -> list[str]:
-    return [word for word in pytest.importorskip("uniseg.wordbreak").words(text) if word[0].isalnum()]
+    return [word for word in wordbreak.words(text) if word[0].isalnum()]
 
 
 def slow_gopher_repetition(text: str, variant: str) -> dict:

@@ -1,8 +1,7 @@
 """spaCy's English word tokenizer on many strings at once: the exact, slow half of `stages/kernels/tokens.py`.
 
 datatrove counts words with `spacy.blank("en")`, so its variants need spaCy's rules: about 1,300 special cases, and
-prefixes, suffixes and infixes as regular expressions. They are asked, not restated: spaCy is an optional
-dependency, the extra `tamis[datatrove]`. Cost: about 30 us for a new word.
+prefixes, suffixes and infixes as regular expressions. They are asked, not restated. Cost: about 30 us for a new word.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from pipeline.stage import StageError
 from stages.kernels import chars
 
 # What is known of a token beside `chars.ALPHA`: the union over its characters, and FINAL for the whole token.
@@ -47,20 +45,13 @@ def code_points(ranges: str) -> np.ndarray:
 
 @cache
 def version() -> str:
-    """Version of the installed spaCy; raises StageError, naming the extra, where there is none."""
-    try:
-        return f"spacy-{metadata.version('spacy')}"
-    except metadata.PackageNotFoundError:
-        raise StageError(
-            "variants of datatrove: expected the package spacy, whose English tokenizer they count words with; "
-            "found none; install tamis[datatrove]"
-        ) from None
+    """Version of the installed spaCy: its rules are part of what a node's result depends on."""
+    return f"spacy-{metadata.version('spacy')}"
 
 
 @cache
 def language() -> Any:
-    version()
-    import spacy
+    import spacy  # takes a second, and most runs need none of it
 
     english: Any = spacy.blank("en")
     english.vocab.lex_attr_getters = {}  # shapes, prefixes and the like of each new word: not asked for here
