@@ -38,7 +38,7 @@ peers: .venv-peers/.installed
 	touch $@
 
 bench: $(VENV)/.tested peers
-	$(VENV)/bin/python -m benchmarks
+	$(VENV)/bin/python -m benchmarks --write docs/benchmarks.md
 
 quality: $(VENV)/.tested peers
 	$(VENV)/bin/python -m benchmarks --quality --write docs/quality.md

@@ -76,7 +76,7 @@ def section() -> str:
         f"the languages ({', '.join(unknown)}) and gives their texts the labels of others.",
         table(["kind", "texts", "accuracy", "macro over languages", "accuracy, known languages", "no answer",
                "score >= .65", "accuracy there"], by_kind),
-        "No answer: fewer than three letters, which is right for a single Chinese or Japanese character in a quarter "
+        "No answer: fewer than two letters, which is right for a single Chinese or Japanese character in a quarter "
         "of the cases only. What a threshold keeps of the sentences, how often the label is right among those, and "
         "how much passes of the languages that the model lacks:",
         table(["score >=", "kept", "accuracy", "unknown languages kept"], curve),
