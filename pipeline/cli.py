@@ -125,11 +125,14 @@ def apply(
 def why(
     run_dir: Annotated[Path, typer.Argument(help="run directory")],
     document: Annotated[str, typer.Argument(help="URL or document id")],
+    edits: Annotated[bool, typer.Option("--edits", help="show what stages took out of the text")] = False,
 ) -> None:
     """Tell a document's fate, with every score and threshold."""
+    import stages
     from pipeline.why import explain
 
-    explain(run_dir, document, out)
+    stages.load_all()
+    explain(run_dir, document, out, edits)
 
 
 @app.command(epilog="Example:  tamis report runs/quickstart")

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline import edits
 from pipeline.errors import TamisError
 from pipeline.plan import Node, Plan
+from pipeline.report.build import shown
 
 MAX_ROWS = 20
 
@@ -41,12 +43,17 @@ def find(run_dir: Path, document: str) -> list[dict[str, Any]]:
     return rows
 
 
-def explain(run_dir: Path, document: str, console: Console) -> None:
-    """Print the fate of a document. Raises TamisError with the closest URLs when it is unknown."""
+def explain(run_dir: Path, document: str, console: Console, with_edits: bool = False) -> None:
+    """Print the fate of a document, and what was taken out of its text. Raises TamisError with the closest URLs when
+    it is unknown."""
     rows = find(run_dir, document)
     plan = Plan.from_json(json.loads((run_dir / "plan.json").read_text()))
     for row in rows:
         _print(row, plan, run_dir, console)
+        for stage, cuts in edits.find(run_dir, plan, row) if with_edits else []:
+            console.print(f"  {stage} took out or replaced:", highlight=False, markup=False)
+            for cut in cuts:
+                console.print("    | " + shown(cut, 300), highlight=False, markup=False, soft_wrap=True)
 
 
 def _print(row: dict[str, Any], plan: Plan, run_dir: Path, console: Console) -> None:

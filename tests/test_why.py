@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 
 import duckdb
 from rich.console import Console
 from test_engine import documents, go, write_manifest
 
+import stages
 from pipeline import why
+
+stages.load_all()
 
 
 def test_every_failed_rule_is_named(tmp_path):
@@ -30,3 +34,21 @@ def test_every_failed_rule_is_named(tmp_path):
     assert "toy_length.chars >= 40 or kind == wiki (select)" in " ".join(text.split())
     assert text.count("fails") == 2
     assert text.count("holds") == 1
+
+
+def test_edits_are_shown_and_personal_data_is_not(tmp_path):
+    text = "The first line ends well.\nThis one has no end mark\nWrite to jane.doe@site.org for the rest."
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": text, "url": "http://a.example/1"}) + "\n")
+    manifest = {
+        "name": "edits",
+        "sources": [{"name": "in", "format": "jsonl", "paths": str(tmp_path / "in.jsonl")}],
+        "stages": ["extract", "c4", "pii"],
+    }
+    (tmp_path / "m.yaml").write_text(json.dumps(manifest))
+    go(tmp_path / "m.yaml", tmp_path / "run")
+    out = io.StringIO()
+    why.explain(tmp_path / "run", "http://a.example/1", Console(file=out, width=160), with_edits=True)
+    told = out.getvalue()
+    assert "c4 took out or replaced:\n    | This one has no end mark" in told
+    assert "pii took out or replaced:\n    | email, bytes" in told
+    assert "jane" not in told

@@ -1,0 +1,68 @@
+"""What stages took out of a document's text, read back from their parts.
+
+A stage that edits text keeps the byte spans of the text that it was given: `removed` (start, end), or `spans` with a
+type beside them. Removed text is shown; what `spans` mark is personal data, named by type and place alone.
+Cost: the row group of the document, for each stage that makes text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.chain import own_columns, part_schema
+from pipeline.commit import Store
+from pipeline.plan import INGEST, Node, Plan, Slice
+from pipeline.rows import PartReader
+
+
+def find(run_dir: Path, plan: Plan, row: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """`[(stage, [edit, ...])]` of a ledger row, in the order of the stages; edits in the order of the text."""
+    store = Store(run_dir)
+    nodes = [node for node in plan.row_nodes if node.name == INGEST or "text" in part_schema(node).names]
+    for piece in plan.slices:
+        if (piece.source, piece.file) == (row["source"], row["file"]):
+            place = _place(store, plan, piece, row["doc_id"])
+            if place is not None:
+                return _edits(store, piece, nodes, *place)
+    return []
+
+
+def _place(store: Store, plan: Plan, piece: Slice, doc_id: str) -> tuple[int, int] | None:
+    """Row group and row of a document in the parts of a slice."""
+    reader = PartReader(store.part(plan.by_name[INGEST], piece.key))
+    for group in range(len(reader)):
+        at = pc.index(reader.read(group, ["doc_id"])["doc_id"], doc_id).as_py()
+        if at >= 0:
+            return group, at
+    return None
+
+
+def _edits(store: Store, piece: Slice, nodes: list[Node], group: int, at: int) -> list[tuple[str, list[str]]]:
+    found: list[tuple[str, list[str]]] = []
+    before = b""
+    for node in nodes:
+        columns = [field.name for field in own_columns(part_schema(node)) if _is_spans(field) or field.name == "text"]
+        read = PartReader(store.part(node, piece.key)).read(group, columns)
+        for name in columns:
+            spans = read[name][at].as_py() if name != "text" else None
+            if spans:
+                found.append((node.name, [_shown(span, before) for span in spans]))
+        text = read["text"][at].as_py()
+        before = before if text is None else text.encode()
+    return found
+
+
+def _is_spans(field: pa.Field) -> bool:
+    if not pa.types.is_list(field.type) or not pa.types.is_struct(field.type.value_type):
+        return False
+    return {"start", "end"} <= {inner.name for inner in field.type.value_type}
+
+
+def _shown(span: dict[str, Any], text: bytes) -> str:
+    if "type" in span:
+        return f"{span['type']}, bytes {span['start']} to {span['end']}"
+    return text[span["start"] : span["end"]].decode("utf-8", "replace")
