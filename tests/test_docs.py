@@ -49,6 +49,19 @@ def test_commands_on_the_pages_exist():
         assert runner.invoke(app, [name, "--help"]).exit_code == 0, (name, known)
 
 
+def test_every_filter_on_its_page_exists():
+    rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs" / "filters.md").read_text(), re.M)
+    stage, named = "", set()
+    for name in (name for row in rows for name in re.findall(r"`([^`]+)`", row)):
+        stage, _, variant = (name if not name.startswith("/") else stage + name).partition("/")
+        params = stage_types()[stage].params
+        assert not variant or variant in params.model_fields["variant"].annotation.__args__, name
+        named.add(stage)
+    found = (stage for stage in stage_types().values() if stage.kind == "doc")
+    variants = {stage.name for stage in found if "variant" in stage.params.model_fields}
+    assert named >= variants
+
+
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
