@@ -77,6 +77,7 @@ def test_every_section_is_there(run: Path) -> None:
         "clusters",
         "quarantine",
         "tokens",
+        "models",
         "training",
         "probes",
         "stages",

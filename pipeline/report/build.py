@@ -81,6 +81,7 @@ def _context(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
         "sampled": sampled,
         "tokens": _json(run_dir / "tokens" / "index.json"),
         "tokenizer": _json(run_dir / "tokenizer" / "artifact.json"),
+        "models": _models(run["stages"]),
         "steps": steps,
         "first": steps[0] if steps else {},
         "last": steps[-1] if steps else {},
@@ -192,6 +193,19 @@ def _probes(run_dir: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "acc": charts.probe(task, history, "acc_norm", "accuracy, per character", chance),
             }
         )
+    return found
+
+
+def _models(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Numbers that each trained model left, and the curve of a classifier; the tokenizer has its own section."""
+    found = []
+    for stage in stages:
+        numbers = {
+            name: value for name, value in stage.get("metrics", {}).items() if isinstance(value, int | float | str)
+        }
+        if stage["kind"] == "artifact" and numbers and stage["type"] not in ("probes", "train_tokenizer"):
+            curve = charts.keep_rate(stage["name"], stage["metrics"].get("keep_rate") or [])
+            found.append({"name": stage["name"], "numbers": numbers, "curve": curve})
     return found
 
 

@@ -160,5 +160,28 @@ def probe(task: str, rows: Sequence[Mapping[str, Any]], metric: str, title: str,
     return render(alt.layer(*layers).properties(width=430, height=150), label)
 
 
+def keep_rate(name: str, rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """Precision, recall and share kept of a classifier's held-out documents, over its threshold."""
+    points = [row for row in rows if all(_finite(row.get(k)) for k in ("threshold", "kept", "precision", "recall"))]
+    if not points:
+        return Markup("")
+    x = alt.X("threshold:Q", axis=alt.Axis(tickCount=5, grid=False), title="keep scores from here")
+    axis = alt.Axis(tickCount=4, format=".0%", domain=False, ticks=False)
+    base = alt.Chart(_data(points)).encode(x=x)
+    lines: tuple[tuple[str, str, list[int]], ...] = (
+        ("precision", KEPT, []),
+        ("recall", SECOND, []),
+        ("kept", INK, [4, 3]),
+    )
+    layers = [
+        base.mark_line(color=color, strokeWidth=1.8, strokeDash=dash or alt.Undefined).encode(
+            y=alt.Y(f"{field}:Q", scale=alt.Scale(domain=[0, 1]), axis=axis, title=None)
+        )
+        for field, color, dash in lines
+    ]
+    label = f"{name}: precision, recall and share kept at {len(points)} thresholds"
+    return render(alt.layer(*layers).properties(width=430, height=170), label)
+
+
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
