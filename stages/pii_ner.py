@@ -21,7 +21,11 @@ SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("type", pa.string
 
 
 class PiiNer(Params):
-    model: str = Field("en_core_web_sm", description="name or path of the spaCy model")
+    model: str = Field(
+        "en_core_web_sm",
+        pattern=r"^[a-z]{2,3}_[a-z]+_[a-z]+_(sm|md|lg|trf)$|/",
+        description="spaCy model: a published name such as en_core_web_sm, or a path with a slash",
+    )
     language: str = Field("en", description="language of the model; documents in others are not recognised")
     entities: tuple[str, ...] = Field(("PERSON", "LOCATION"), description="Presidio entities to replace", min_length=1)
     min_score: float = Field(0.5, description="least score of a span", ge=0, le=1)
@@ -43,7 +47,7 @@ def _analyzer(model: str, language: str) -> Any:
         raise StageError(f"pii_ner.model: expected a spaCy model that is installed or a path, found {model!r}; "
                          "install the model's package") from error  # fmt: skip
     engine = SpacyNlpEngine(models=[{"lang_code": language, "model_name": model}])
-    engine.nlp = {language: nlp}
+    vars(engine)["nlp"] = {language: nlp}
     return AnalyzerEngine(nlp_engine=engine, supported_languages=[language])
 
 

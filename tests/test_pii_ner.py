@@ -64,5 +64,7 @@ def test_presidio_with_a_blank_model(tmp_path):
     spacy.blank("en").to_disk(tmp_path / "blank")
     out = run(pa.array(["Mail ada@sample.org now."]), model=str(tmp_path / "blank"), entities=("EMAIL_ADDRESS",))
     assert out["text"].to_pylist() == ["Mail <EMAIL_ADDRESS> now."]
-    with pytest.raises(StageError, match="no_such_model"):
-        run(pa.array(["text"]), model="no_such_model")
+    with pytest.raises(StageError, match="no_such_model_sm"):
+        run(pa.array(["text"]), model="no_such_model_sm")
+    with pytest.raises(ValueError, match="pattern"):  # spaCy would import any package of that name
+        run(pa.array(["text"]), model="antigravity")
