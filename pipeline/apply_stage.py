@@ -95,7 +95,12 @@ def checked(stage: StageType, node: str, schema: pa.Schema, n: int, out: Out | s
             array = array.combine_chunks()
         if len(array) != n:
             raise ConservationError(f"stage {node}: expected {n} rows in column {item.name}, found {len(array)}")
-        columns[item.name] = _finite(array if array.type == item.type else array.cast(item.type), node, item.name)
+        array = array if array.type == item.type else array.cast(item.type)
+        columns[item.name], bad = _finite(array)
+        for row in bad:  # what is undefined is null; a number that is none is an error of the record
+            out.quarantine.setdefault(
+                row, f"column {item.name}: expected a finite number or null, found NaN or infinity"
+            )
     verdict = np.full(n, KEPT, np.uint8)
     if out.drop is not None:
         if not stage.drops:
@@ -123,11 +128,14 @@ def checked(stage: StageType, node: str, schema: pa.Schema, n: int, out: Out | s
     )
 
 
-def _finite(array: pa.Array, node: str, column: str) -> pa.Array:
-    """The array, unless a number in it is NaN or infinite: what is undefined is null. Raises StageFailure."""
-    if pa.types.is_floating(array.type) and not pc.all(pc.is_finite(array), min_count=0).as_py():
-        raise StageFailure(f"stage {node}: expected finite numbers or null in column {column}, found NaN or infinity")
-    return array
+def _finite(array: pa.Array) -> tuple[pa.Array, list[int]]:
+    """The array with null in place of NaN and infinity, and the rows where these stood."""
+    if not pa.types.is_floating(array.type):
+        return array, []
+    finite = pc.fill_null(pc.is_finite(array), True)
+    if pc.all(finite, min_count=0).as_py():
+        return array, []
+    return pc.if_else(finite, array, None), np.flatnonzero(~np.asarray(finite)).tolist()
 
 
 def _masked(array: Any, kind: pa.DataType, n: int, hide: np.ndarray) -> pa.Array:

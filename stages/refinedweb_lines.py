@@ -46,7 +46,8 @@ def rules(params: RefinedWebLines) -> list[Rule]:
     return [Rule.parse("removed_words <= 0.05")]
 
 
-@doc_stage("refinedweb_lines", RefinedWebLines, reads=("text",), adds=ADDS, rules=rules)
+@doc_stage("refinedweb_lines", RefinedWebLines, reads=("text",), adds=ADDS, rules=rules,
+           languages=lambda params: ("", ("en",)))  # fmt: skip
 def refinedweb_lines(batch: Batch, params: RefinedWebLines, tools) -> dict[str, pa.Array]:
     """RefinedWeb line corrections: the corrected text, the removed byte spans of the old one, the share of words."""
     text = batch["text"]

@@ -187,6 +187,18 @@ def test_a_run_that_keeps_nothing_still_ends_with_a_full_ledger(tmp_path):
     assert any("dropped 100%" in warning for warning in result.summary["warnings"])
 
 
+def test_nan_from_a_stage_quarantines_its_record(tmp_path):
+    path = write_manifest(tmp_path, documents(), ["toy_ratio"])
+    result = go(path, tmp_path / "run")
+    assert not result.failures
+    rows = duckdb.sql(
+        f"select error, count(*) from '{tmp_path}/run/quarantine/*.parquet' where stage = 'toy_ratio' group by all"
+    ).fetchall()
+    assert rows == [("column ratio: expected a finite number or null, found NaN or infinity", 1)]
+    worst = duckdb.sql(f"select count(*) from '{tmp_path}/run/ledger/*.parquet' where isnan(scores.toy_ratio.ratio)")
+    assert worst.fetchall() == [(0,)]
+
+
 def test_a_machine_that_would_give_another_result_is_refused(tmp_path, monkeypatch):
     path = write_manifest(tmp_path, documents(), STAGES)
 

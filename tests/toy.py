@@ -89,6 +89,12 @@ def toy_length(batch: Batch, params: Empty, tools) -> dict[str, pa.Array]:
     return {"chars": pc.utf8_length(batch["text"])}
 
 
+@doc_stage("toy_ratio", Empty, reads=("text",), adds=[("ratio", pa.float64())])
+def toy_ratio(batch: Batch, params: Empty, tools) -> dict[str, pa.Array]:
+    """NaN for the two-letter text."""
+    return {"ratio": pa.array([float("nan") if len(text) == 2 else 1.0 for text in batch["text"].to_pylist()])}
+
+
 class Broken(Params):
     how: str = Field("rows", description="what to break")
 
