@@ -158,7 +158,9 @@ def _source_batches(store: Store, plan: Plan, piece: Slice, todo: list[Node]) ->
     reader = PartReader(store.part(ingest_node, piece.key))
     for group in range(len(reader)):
         columns = reader.read(group, [field.name for field in part_schema(ingest_node)])
-        yield group, pa.RecordBatch.from_pydict(columns)
+        batch = pa.RecordBatch.from_pydict(columns)
+        if batch.num_rows:  # the part of a slice without records holds one empty group
+            yield group, batch
 
 
 def _run_batch(

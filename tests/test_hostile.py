@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile import HOSTILE, check_columns, hostile_texts
+from hostile import HOSTILE, big, check_columns, hostile_texts
 from test_engine import QUIET
 
 import stages
@@ -91,3 +91,39 @@ def test_the_engine_accounts_for_every_hostile_document(tmp_path: Path):
     ledger = pq.read_table(tmp_path / "run" / "ledger").to_pylist()
     scores = [value for row in ledger for node in row["scores"].values() for value in (node or {}).values()]
     assert all(value == value for value in scores), "no NaN"
+
+
+def test_a_record_longer_than_its_slice_leaves_empty_slices_that_count(tmp_path: Path):
+    """All stages on a document of 2 MB among slices of 100 kB: those in its middle hold no record at all."""
+    texts = [big(2_000_000), *(PROSE.format(i) for i in range(40))]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    manifest = {
+        "name": "long",
+        "sources": [{"name": "h", "format": "jsonl", "paths": str(tmp_path / "in.jsonl"), "slice_bytes": 100_000}],
+        "stages": ["extract", "langid", "gopher_quality", {"select": {"rules": ["gopher_quality.words >= 1"]}},
+                   {"train_lm": {"min_docs": 20, "min_words": 100}}, "perplexity", "exact_dedup", "near_dedup", "pii",
+                   {"train_tokenizer": {"vocab_size": 512}}, "tokenize"],
+    }  # fmt: skip
+    (tmp_path / "m.yaml").write_text(json.dumps(manifest))
+    result = driver.run(manifests.load(tmp_path / "m.yaml"), tmp_path / "run", InlineExecutor, QUIET)
+    assert not result.failures
+    assert result.summary["documents"] == {"in": 41, "kept": 41, "dropped": 0, "quarantined": 0}
+    assert len(list((tmp_path / "run" / "ledger").glob("*.parquet"))) > 15
+
+
+def test_a_document_of_100_mb_through_every_filter(tmp_path: Path):
+    lines = [json.dumps({"text": text}) + "\n" for text in (big(), *(PROSE.format(i) for i in range(30)))]
+    (tmp_path / "in.jsonl").write_text("".join(lines))
+    source = {"name": "h", "format": "jsonl", "paths": str(tmp_path / "in.jsonl"), "max_record_bytes": 1 << 28}
+    filters = ["extract", "langid", "gopher_repetition", "gopher_quality", "c4", "fineweb", "nemo_english", "code_quality",
+               "ccnet_length", {"train_lm": {"min_docs": 20, "min_words": 100}}, "perplexity",
+               {"select": {"rules": ["gopher_quality.words >= 1"]}}, "refinedweb_lines", "exact_dedup", "near_dedup",
+               "pii", "decontaminate"]  # fmt: skip
+    manifest = {"name": "big", "sources": [{**source, "slice_bytes": 1 << 28}], "stages": filters,
+                "probes": {"tasks": ["openbookqa"], "limit": 20}}  # fmt: skip
+    (tmp_path / "m.yaml").write_text(json.dumps(manifest))
+    result = driver.run(manifests.load(tmp_path / "m.yaml"), tmp_path / "run", InlineExecutor, QUIET)
+    assert not result.failures
+    assert result.summary["documents"] == {"in": 31, "kept": 31, "dropped": 0, "quarantined": 0}
+    ledger = pq.read_table(tmp_path / "run" / "ledger").to_pylist()
+    assert max(row["scores"]["ccnet_length"]["chars"] for row in ledger) > 70_000_000
