@@ -16,6 +16,9 @@ import pyarrow as pa
 from pipeline.stage import Batch, Corpus, Expression, unit_hash
 
 
+DRAWN_CHARS = 1_000_000
+
+
 def rule_columns(*rule_lists: Sequence[str]) -> tuple[str, ...]:
     """The columns that the rules look at, sorted. Raises ValueError for a rule that cannot be used here."""
     columns: set[str] = set()
@@ -68,8 +71,8 @@ def draw(corpus: Corpus, classes: Mapping[str, Sequence[str]], seed: int, salt: 
          max_bytes: int, group: str = "doc_id") -> tuple[dict[str, Drawn], int]:  # fmt: skip
     """For each class (name -> rules), the documents with the smallest hashes whose rules all hold.
 
-    At most `max_docs` documents, and no more than are needed for `max_bytes` characters of text. Documents without
-    text are left out. A document that satisfies the rules of two classes belongs to neither; the second value
+    At most `max_docs` documents, and no more than are needed for `max_bytes` characters of text; of a long document
+    the first DRAWN_CHARS, so that one book does not fill the budget. Documents without text are left out. A document that satisfies the rules of two classes belongs to neither; the second value
     counts these. `group` is a string column that names what belongs together; where it is null, the document's id.
     """
     columns = dict.fromkeys(("doc_id", "text", group, *rule_columns(*classes.values())))
@@ -88,7 +91,7 @@ def draw(corpus: Corpus, classes: Mapping[str, Sequence[str]], seed: int, salt: 
             ids, texts, groups = (batch[name].take(index).to_pylist() for name in ("doc_id", "text", group))
             for value, doc_id, text, name in zip(hashes[rows].tolist(), ids, texts, groups, strict=True):
                 if value < kept.limit:
-                    kept.add(value, doc_id, text, name or doc_id)
+                    kept.add(value, doc_id, text[:DRAWN_CHARS], name or doc_id)
     drawn = {}
     for name, kept in open_classes.items():
         best = sorted((-negative, doc_id, text, at) for negative, doc_id, text, at in kept.heap)

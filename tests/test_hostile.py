@@ -115,8 +115,8 @@ def test_a_document_of_100_mb_through_every_filter(tmp_path: Path):
     lines = [json.dumps({"text": text}) + "\n" for text in (big(), *(PROSE.format(i) for i in range(30)))]
     (tmp_path / "in.jsonl").write_text("".join(lines))
     source = {"name": "h", "format": "jsonl", "paths": str(tmp_path / "in.jsonl"), "max_record_bytes": 1 << 28}
-    filters = ["extract", "langid", "gopher_repetition", "gopher_quality", "c4", "fineweb", "nemo_english", "code_quality",
-               "ccnet_length", {"train_lm": {"min_docs": 20, "min_words": 100}}, "perplexity",
+    filters = ["extract", "langid", "gopher_repetition", "gopher_quality", "c4", "fineweb", "nemo_english",
+               "code_quality", "ccnet_length", {"train_lm": {"min_docs": 20, "min_words": 100}}, "perplexity",
                {"select": {"rules": ["gopher_quality.words >= 1"]}}, "refinedweb_lines", "exact_dedup", "near_dedup",
                "pii", "decontaminate"]  # fmt: skip
     manifest = {"name": "big", "sources": [{**source, "slice_bytes": 1 << 28}], "stages": filters,
