@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from pipeline.stage import Batch, Corpus, Expression, unit_hash
 
-
 DRAWN_CHARS = 1_000_000
 
 
@@ -72,8 +71,9 @@ def draw(corpus: Corpus, classes: Mapping[str, Sequence[str]], seed: int, salt: 
     """For each class (name -> rules), the documents with the smallest hashes whose rules all hold.
 
     At most `max_docs` documents, and no more than are needed for `max_bytes` characters of text; of a long document
-    the first DRAWN_CHARS, so that one book does not fill the budget. Documents without text are left out. A document that satisfies the rules of two classes belongs to neither; the second value
-    counts these. `group` is a string column that names what belongs together; where it is null, the document's id.
+    the first DRAWN_CHARS, so that one book does not fill the budget. Documents without text are left out. A document
+    that satisfies the rules of two classes belongs to neither; the second value counts these. `group` is a string
+    column that names what belongs together; where it is null, the document's id.
     """
     columns = dict.fromkeys(("doc_id", "text", group, *rule_columns(*classes.values())))
     open_classes = {name: _Class(max_docs, max_bytes) for name in classes}
