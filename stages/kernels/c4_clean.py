@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stages.kernels import chars
+from stages.kernels import chars, literal
 
 PHRASES = (
     b"lorem ipsum", b"javascript", b"terms of use", b"privacy policy", b"cookie policy", b"uses cookies",
@@ -35,16 +35,6 @@ LINES_REMOVED, CHARS_REMOVED, SENTENCES, CURLY_LINES, LOREM_LINES = range(5)
 
 
 @njit(cache=True, nogil=True)
-def _matches(data, i, end, pattern):
-    if i + len(pattern) > end:
-        return False
-    for k in range(len(pattern)):  # noqa: SIM110 - numba has no all()
-        if data[i + k] != pattern[k]:
-            return False
-    return True
-
-
-@njit(cache=True, nogil=True)
 def _citation(data, i, end, pages, classes):
     r"""End of the match of `\[\d*\]|\[edit\]|\[citation needed\]` at i, or i where there is none."""
     after = i + 1
@@ -55,9 +45,9 @@ def _citation(data, i, end, pages, classes):
         if not chars.bits_of(cp, pages, classes) & chars.DECIMAL:
             break
         after = following
-    if _matches(data, i, end, _EDIT):
+    if literal.at(data, i, end, _EDIT):
         return i + len(_EDIT)
-    if _matches(data, i, end, _NEEDED):
+    if literal.at(data, i, end, _NEEDED):
         return i + len(_NEEDED)
     return i
 

@@ -26,7 +26,16 @@ LINE_BOUNDARIES = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 @cache
 def tables() -> tuple[np.ndarray, np.ndarray]:
     """`(pages, classes)`: uint8[4352], the number of the page of each 256 code points, and uint8[pages * 256]."""
-    points = np.arange(0x110000, dtype=np.uint32).view("<U1")
+    return paged(common_bits(code_points()))
+
+
+def code_points() -> np.ndarray:
+    """Every code point as a string of one character."""
+    return np.arange(0x110000, dtype=np.uint32).view("<U1")
+
+
+def common_bits(points: np.ndarray) -> np.ndarray:
+    """uint8[0x110000]: NONSPACE, ALPHA, DECIMAL, WORD and LINE of each code point."""
     bits = np.where(np.strings.isspace(points), np.uint8(0), NONSPACE)
     bits |= np.where(np.strings.isalpha(points), ALPHA, np.uint8(0))
     bits |= np.where(np.strings.isdecimal(points), DECIMAL, np.uint8(0))
@@ -34,6 +43,11 @@ def tables() -> tuple[np.ndarray, np.ndarray]:
     bits[ord("_")] |= WORD
     for boundary in LINE_BOUNDARIES:
         bits[ord(boundary)] |= LINE
+    return bits
+
+
+def paged(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two-level form of uint8[0x110000]. Raises RuntimeError where there are too many different pages."""
     rows = bits.reshape(-1, 256)
     numbers: dict[bytes, int] = {}
     pages = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in rows], dtype=np.uint8)

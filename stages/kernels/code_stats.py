@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stages.kernels import chars, phrases
+from stages.kernels import chars, literal, phrases
 from stages.kernels.char_bits import ALNUM
 
 # columns of `out`
@@ -147,31 +147,9 @@ def encoded(data, start, end, pages, classes):
 
 
 @njit(cache=True, nogil=True)
-def _is(data, i, end, word):
-    """Does the lower-case ASCII `word` stand at i, in any case?"""
-    if i + len(word) > end:
-        return False
-    for k in range(len(word)):
-        byte = data[i + k]
-        if (byte | np.uint8(32) if 65 <= byte <= 90 else byte) != word[k]:
-            return False
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _exactly(data, i, end, mark):
-    if i + len(mark) > end:
-        return False
-    for k in range(len(mark)):  # noqa: SIM110 - numba has no all()
-        if data[i + k] != mark[k]:
-            return False
-    return True
-
-
-@njit(cache=True, nogil=True)
 def _find(data, i, end, mark):
     """Position of the next `mark` in any case, or the end."""
-    while i < end and not _is(data, i, end, mark):
+    while i < end and not literal.at_any_case(data, i, end, mark):
         i += 1
     return i
 
@@ -184,7 +162,7 @@ def visible(data, start, end):
         i += 3
     while i < end and (data[i] == 32 or 9 <= data[i] <= 13):
         i += 1
-    if not (_is(data, i, end, _DOCTYPE) or _is(data, i, end, _HTML)):
+    if not (literal.at_any_case(data, i, end, _DOCTYPE) or literal.at_any_case(data, i, end, _HTML)):
         return -1
     seen = 0
     while i < end:
@@ -193,11 +171,11 @@ def visible(data, start, end):
             i += 1
             continue
         following = data[i + 1]
-        if _is(data, i, end, _COMMENT):
+        if literal.at_any_case(data, i, end, _COMMENT):
             i = min(_find(data, i + 4, end, _COMMENT_END) + 3, end)
-        elif _is(data, i, end, _SCRIPT):
+        elif literal.at_any_case(data, i, end, _SCRIPT):
             i = _find(data, i, end, _SCRIPT_END)
-        elif _is(data, i, end, _STYLE):
+        elif literal.at_any_case(data, i, end, _STYLE):
             i = _find(data, i, end, _STYLE_END)
         elif 97 <= (following | 32) <= 122 or following == 33 or following == 47 or following == 63:
             i = min(_find(data, i, end, _GREATER) + 1, end)
@@ -254,7 +232,7 @@ def statistics(offsets, data, pages, classes, out):
             head += (data[p] & 0xC0) != 0x80
             if head + len(_XML) - 1 > XML_HEAD:
                 break
-            if data[p] == 60 and _exactly(data, p, end, _XML):
+            if data[p] == 60 and literal.at(data, p, end, _XML):
                 out[XML, doc] = 1
         if size == 0:
             continue

@@ -12,33 +12,25 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from stages.kernels import literal
+
 META, LINK, ANCHOR, JSON_LD = range(4)
 MAX_TAGS = 200
-
-
-@njit(cache=True, nogil=True)
-def _is(data, i, end, word):
-    """Does the lower-case ASCII `word` stand at i, in any case?"""
-    if i + len(word) > end:
-        return False
-    for k in range(len(word)):
-        byte = data[i + k]
-        if (byte | np.uint8(32) if 65 <= byte <= 90 else byte) != word[k]:
-            return False
-    return True
 
 
 @njit(cache=True, nogil=True)
 def _is_tag(data, i, end, word):
     """Does the tag whose "<" and name are `word` start at i?"""
     after = i + len(word)
-    return _is(data, i, end, word) and (after == end or data[after] <= 32 or data[after] == 47 or data[after] == 62)
+    return literal.at_any_case(data, i, end, word) and (
+        after == end or data[after] <= 32 or data[after] == 47 or data[after] == 62
+    )
 
 
 @njit(cache=True, nogil=True)
 def _holds(data, start, end, word):
-    for i in range(start, end - len(word) + 1):  # noqa: SIM110 - numba has no any()
-        if (data[i] | 32) == word[0] and _is(data, i, end, word):
+    for i in range(start, end - len(word) + 1):
+        if (data[i] | 32) == word[0] and literal.at_any_case(data, i, end, word):
             return True
     return False
 
@@ -65,7 +57,7 @@ def _find(data, i, end, mark):
     """Position of the next `mark` in any case, or the end."""
     first = mark[0]
     while i < end:
-        if data[i] == first and _is(data, i, end, mark):
+        if data[i] == first and literal.at_any_case(data, i, end, mark):
             return i
         i += 1
     return end
@@ -97,7 +89,7 @@ def scan(offsets, data, docs, kinds, starts, ends):
             kind, start, stop = -1, i + 1, i + 1
             byte = data[i + 1] | np.uint8(32)
             if data[i + 1] == 33:
-                i = _find(data, i + 2, end, _END_COMMENT) if _is(data, i, end, _COMMENT) else i + 2
+                i = _find(data, i + 2, end, _END_COMMENT) if literal.at_any_case(data, i, end, _COMMENT) else i + 2
                 continue
             if byte == 97 and data[i + 2] <= 32:
                 i = stop = _tag_end(data, i + 2, end)

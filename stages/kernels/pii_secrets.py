@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from stages.kernels import literal
 from stages.kernels import pii_context as near
 
 # rule, prefixes, anchor byte, body class (a alphanumeric, t with - and _, d with dots too, u capitals and digits,
@@ -77,16 +78,6 @@ _KEY = len(_NAMED)
 
 
 @njit(cache=True, nogil=True)
-def _same(data, i, end, pattern):
-    if i + len(pattern) > end:
-        return False
-    for k in range(len(pattern)):  # noqa: SIM110 - numba has no all()
-        if data[i + k] != pattern[k]:
-            return False
-    return True
-
-
-@njit(cache=True, nogil=True)
 def entropy(data, start, end, counts):
     """Shannon entropy of the bytes of a span, in bits a byte; `counts` is scratch, int64[256], zero and left zero."""
     for p in range(start, end):
@@ -106,7 +97,7 @@ def prefixed(data, lo, i, end, counts):
     byte = data[i]
     for entry in range(_FIRST[byte], _FIRST[byte + 1]):
         start, width = i - _AT[entry], _STARTS[entry + 1] - _STARTS[entry]
-        if start < lo or not _same(data, start, end, _BYTES[_STARTS[entry] : _STARTS[entry + 1]]):
+        if start < lo or not literal.at(data, start, end, _BYTES[_STARTS[entry] : _STARTS[entry + 1]]):
             continue
         if start > lo and near.CLASS[data[start - 1]] & near.WORD:
             continue
@@ -117,7 +108,7 @@ def prefixed(data, lo, i, end, counts):
         length = p - body
         if length < _LEAST[entry] or length > _MOST[entry] or (p < end and near.CLASS[data[p]] & near.WORD):
             continue
-        if entropy(data, body, p, counts) < 3.0 or _same(data, p - len(_EXAMPLE), p, _EXAMPLE):
+        if entropy(data, body, p, counts) < 3.0 or literal.at(data, p - len(_EXAMPLE), p, _EXAMPLE):
             continue
         return start, p, _RULE[entry]
     return i, i, np.int64(-1)
@@ -149,11 +140,11 @@ def jwt(data, lo, i, end):
 @njit(cache=True, nogil=True)
 def private_key(data, i, end):
     """End of the PEM block of a private key that begins at i (RFC 7468), its END line included; or i."""
-    if not _same(data, i, end, _BEGIN):
+    if not literal.at(data, i, end, _BEGIN):
         return i
     p, named = i + len(_BEGIN), False
     while p < end and p < i + 64 and data[p] != 45:
-        named |= _same(data, p, end, _PRIVATE)
+        named |= literal.at(data, p, end, _PRIVATE)
         p += 1
     if not named or p + 5 > end or data[p] != 45:
         return i
@@ -162,7 +153,7 @@ def private_key(data, i, end):
     for q in range(p, stop):
         if data[q] == 60:
             break
-        if data[q] == 45 and _same(data, q, end, _END):
+        if data[q] == 45 and literal.at(data, q, end, _END):
             q += len(_END)
             while q < stop and data[q] != 45 and data[q] != 10 and data[q] != 60:
                 q += 1
@@ -227,6 +218,6 @@ def assigned(data, lo, i, end, counts):
         p -= 1
     if p - start < 16 or p - start > 200 or digits < 2 or letters < 1 or (p < end and data[p] == 40):
         return i, i
-    if entropy(data, start, p, counts) < 3.5 or _same(data, p - len(_EXAMPLE), p, _EXAMPLE):
+    if entropy(data, start, p, counts) < 3.5 or literal.at(data, p - len(_EXAMPLE), p, _EXAMPLE):
         return i, i
     return start, p
