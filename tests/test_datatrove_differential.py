@@ -1,7 +1,7 @@
 """The `datatrove` variants decide as the installed datatrove does, on a sample of crawled pages.
 
 datatrove runs in a Python of its own: `TAMIS_PEERS_PYTHON`, else the environment that `make peers` makes. On all
-10,184 pages of the crawl datatrove 0.10.1 and the variants agree on every decision of the five filters
+10,187 pages of the crawl datatrove 0.10.1 and the variants agree on every decision of the five filters
 (`benchmarks/bench_heuristics.py` counts again). Where they can still differ:
 
 - an empty text: its ratios are null and break no rule, so `gopher_repetition` and `fineweb` keep it, where
