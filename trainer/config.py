@@ -10,69 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trainer.guards import refuse
-
-
-class ModelConfig(BaseModel):
-    """Shape of a Llama-style decoder. The vocabulary comes from the token index, not from here."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    hidden_size: int = Field(description="width of the residual stream", ge=8)
-    num_layers: int = Field(description="number of decoder blocks", ge=1)
-    num_heads: int = Field(description="query heads", ge=1)
-    num_kv_heads: int = Field(description="key and value heads; divides num_heads (grouped-query attention)", ge=1)
-    intermediate_size: int = Field(description="width of the SwiGLU", ge=8)
-    tied: bool = Field(True, description="the output head shares the embedding matrix")
-    rope_theta: float = Field(10000.0, description="base of the rotary frequencies", gt=0)
-    rms_norm_eps: float = Field(1e-5, description="epsilon of RMSNorm", gt=0)
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}")
-        if self.hidden_size % (2 * self.num_heads):
-            raise ValueError(f"hidden_size={self.hidden_size} must be an even multiple of num_heads={self.num_heads}")
-        return self
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
-
-    def parameters(self, vocab_size: int) -> int:
-        """Number of parameters with a vocabulary of `vocab_size`."""
-        attention = self.hidden_size * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
-        block = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
-        tables = vocab_size * self.hidden_size * (1 if self.tied else 2)
-        return self.num_layers * block + self.hidden_size + tables
-
-
-def _shape(hidden: int, layers: int, heads: int, kv: int, wide: int) -> ModelConfig:
-    return ModelConfig(hidden_size=hidden, num_layers=layers, num_heads=heads, num_kv_heads=kv, intermediate_size=wide)
-
-
-# The number in a name is the parameter count with a vocabulary of 32,768 (124m: 50,304), except for `tiny`.
-SIZES: dict[str, ModelConfig] = {
-    "tiny": _shape(128, 4, 4, 2, 352),  # 1.3 M with a vocabulary of 4,096
-    "15m": _shape(288, 6, 6, 6, 768),
-    "30m": _shape(384, 8, 6, 6, 1152),
-    "60m": _shape(512, 14, 8, 8, 1376),
-    "124m": _shape(768, 12, 12, 12, 2048),
-    "350m": _shape(1024, 26, 16, 16, 2816),
-    "1b": _shape(2048, 22, 32, 8, 5632),
-}
-
-
-def _kind(value: Any) -> str:
-    return "size" if isinstance(value, str) else "shape"
-
-
-# Told apart by type, so that an error speaks of the one that was meant.
-Model = Annotated[Annotated[str, Tag("size")] | Annotated[ModelConfig, Tag("shape")], Discriminator(_kind)]
+from trainer.shape import Model, ModelConfig, named
 
 
 class TrainConfig(BaseModel):
@@ -80,12 +23,26 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Model = Field("tiny", description=f"a size ({', '.join(SIZES)}) or explicit dimensions")
+    # What is trained
+    model: Model = Field("tiny", description="a size (tiny to 7b), a depth such as d12, or explicit dimensions")
+    init_from: str = Field("", description="checkpoint folder to take the first weights from, such as an imported one")
     seq_len: int = Field(256, description="tokens the model sees at once", ge=8)
     global_batch: int = Field(16, description="sequences in one optimizer step, over all ranks", ge=1)
     steps: int | None = Field(None, description="optimizer steps (150 when neither steps nor tokens is given)", ge=1)
     tokens: int | None = Field(None, description="training tokens, rounded up to whole steps", ge=1)
+    packing: Literal["chunk", "best_fit"] = Field(
+        "chunk", description="one stream cut in pieces, or whole documents fitted into sequences with little padding"
+    )
+    document_mask: bool = Field(False, description="attention stays inside documents")
+    mix: dict[str, float] = Field(
+        default_factory=dict, description="share of the training sequences from each source; empty: each by its size"
+    )
+    seed: int = Field(0, description="of the initial weights and the data order", ge=0, lt=2**31)
+
+    # How it is optimised
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: matrices of the blocks by Muon")
     lr: float = Field(3e-3, description="peak learning rate of AdamW", gt=0, lt=1)
+    muon_lr: float = Field(0.02, description="peak learning rate of Muon's matrices", gt=0, lt=1)
     min_lr_ratio: float = Field(0.1, description="last learning rate as a share of the peak", ge=0, le=1)
     warmup: int = Field(10, description="steps of linear warm-up", ge=0)
     schedule: Literal["cosine", "wsd"] = Field("cosine", description="cosine, or warm-up, stable, linear decay")
@@ -94,42 +51,91 @@ class TrainConfig(BaseModel):
     beta2: float = Field(0.95, description="second-moment decay of AdamW", ge=0, lt=1)
     weight_decay: float = Field(0.1, description="decoupled weight decay of the matrices", ge=0)
     clip: float = Field(1.0, description="largest norm of the gradient; 0 switches clipping off", ge=0)
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16 autocasts over fp32 parameters; auto is bf16 on a GPU and fp32 on a CPU"
+    z_loss: float = Field(0.0, description="weight of the squared log-normaliser of the logits in the loss", ge=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="bf16 and fp16 autocast over fp32 parameters; auto is bf16 on a GPU and fp32 on a CPU"
     )
-    seed: int = Field(0, description="of the initial weights and the data order", ge=0, lt=2**31)
+
+    # What is measured on the way
     probe_every: int = Field(75, description="steps between probe evaluations; 0 probes at the end only", ge=0)
     probe_limit: int = Field(200, description="items scored for each probe task; 0 scores all", ge=0)
-    val_limit: int = Field(64, description="validation sequences in each evaluation; 0 skips validation", ge=0)
+    probe_share: float = Field(
+        0.5, description="largest share of the time for probes on the way; a round that would exceed it is put off",
+        gt=0, le=1,
+    )  # fmt: skip
+    val_limit: int = Field(64, description="validation sequences of each source in an evaluation; 0 skips it", ge=0)
 
-    ranks: int = Field(1, description="processes on this machine", ge=1, le=64)
+    # How it is executed
+    ranks: int = Field(1, description="processes", ge=1, le=4096)
     threads: int = Field(0, description="CPU threads of one rank; 0 shares the cores among the ranks", ge=0)
     micro_batch: int = Field(4, description="most sequences in one forward pass of one rank", ge=1)
-    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="what DeepSpeed shards over the ranks")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="what DeepSpeed shards over the data ranks")
+    pipeline: int = Field(1, description="pipeline stages; above 1 goes with zero_stage 1", ge=1)
+    tensor: int = Field(1, description="ranks that share each matrix; divides the heads", ge=1)
+    activation_checkpointing: bool = Field(False, description="keep a block's input only, compute it again backward")
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        "none", description="keep the optimizer (ZeRO 1 to 3), or parameters too (ZeRO 3), in the host's memory"
+    )
+    compile: bool = Field(False, description="torch.compile for each block and for the head")
+    attention: Literal["auto", "sdpa", "flex"] = Field("auto", description="kernel; auto takes the fastest at hand")
     checkpoint_every: int = Field(0, description="steps between checkpoints; 0 writes the last one only", ge=0)
+    restart_every: int = Field(
+        0, description="steps between DeepSpeed's own checkpoints, quick to write and read; 0 writes none", ge=0
+    )
     keep_last: int = Field(2, description="checkpoints to keep", ge=1)
     log_every: int = Field(1, description="steps between rows of train.jsonl", ge=1)
+    spike: float = Field(
+        8.0, description="standard deviations above the recent losses that make a step a reported spike; 0: none", ge=0
+    )
+    tensorboard: bool = Field(False, description="write TensorBoard events beside train.jsonl")
+    wandb: str = Field("", description="Weights & Biases project to log to; empty: none")
     deepspeed: dict[str, Any] = Field(default_factory=dict, description="further keys of the DeepSpeed configuration")
 
     @field_validator("model")
     @classmethod
     def _known_size(cls, value: str | ModelConfig) -> str | ModelConfig:
-        if isinstance(value, str) and value not in SIZES:
-            raise ValueError(f"expected one of {', '.join(SIZES)} or the dimensions, found {value!r}")
+        if isinstance(value, str):
+            named(value)
+        return value
+
+    @field_validator("mix")
+    @classmethod
+    def _shares(cls, value: dict[str, float]) -> dict[str, float]:
+        if value and (min(value.values()) < 0 or not 0 < sum(value.values()) < float("inf")):
+            raise ValueError(f"expected shares of at least 0 with a positive sum, found {value}")
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.steps is not None and self.tokens is not None:
             raise ValueError("expected `steps` or `tokens`, found both")
-        if self.global_batch % self.ranks:
-            raise ValueError(f"ranks={self.ranks} must divide global_batch={self.global_batch}")
-        refuse(self.deepspeed, self.zero_stage)
+        model_ranks = self.pipeline * self.tensor
+        if self.ranks % model_ranks:
+            raise ValueError(f"pipeline={self.pipeline} x tensor={self.tensor} must divide ranks={self.ranks}")
+        if self.global_batch % self.data_ranks:
+            raise ValueError(
+                f"the {self.data_ranks} data ranks (ranks / pipeline / tensor) must divide "
+                f"global_batch={self.global_batch}"
+            )
+        shape = self.shape
+        if shape.num_kv_heads % self.tensor or shape.intermediate_size % self.tensor:
+            raise ValueError(
+                f"tensor={self.tensor} must divide num_kv_heads={shape.num_kv_heads} and "
+                f"intermediate_size={shape.intermediate_size}"
+            )
+        if self.pipeline > shape.num_layers:
+            raise ValueError(f"pipeline={self.pipeline} stages need as many blocks, found {shape.num_layers}")
+        refuse(self)
         return self
 
     @property
     def shape(self) -> ModelConfig:
-        return SIZES[self.model] if isinstance(self.model, str) else self.model
+        return named(self.model) if isinstance(self.model, str) else self.model
+
+    @property
+    def data_ranks(self) -> int:
+        """Copies of the model that read different sequences."""
+        return self.ranks // (self.pipeline * self.tensor)
 
     @property
     def total_steps(self) -> int:
@@ -139,9 +145,14 @@ class TrainConfig(BaseModel):
 
     @property
     def rank_micro_batch(self) -> int:
-        """Sequences in one forward pass: the largest divisor of a rank's share that `micro_batch` allows."""
-        share = self.global_batch // self.ranks
+        """Sequences in one forward pass: the largest divisor of a data rank's share that `micro_batch` allows."""
+        share = self.global_batch // self.data_ranks
         return max(size for size in range(1, share + 1) if share % size == 0 and size <= self.micro_batch)
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes of one rank in an optimizer step."""
+        return self.global_batch // (self.data_ranks * self.rank_micro_batch)
 
     def fingerprint(self, data: str) -> str:
         """16 hex digits over the result fields and `data`, the digest of everything that is read."""
@@ -151,5 +162,7 @@ class TrainConfig(BaseModel):
 
 
 EXECUTION_FIELDS = {
-    "ranks", "threads", "micro_batch", "zero_stage", "checkpoint_every", "keep_last", "log_every", "deepspeed",
+    "ranks", "threads", "micro_batch", "zero_stage", "pipeline", "tensor", "activation_checkpointing", "offload",
+    "compile", "attention", "checkpoint_every", "restart_every", "keep_last", "log_every", "spike", "tensorboard",
+    "wandb", "probe_share", "deepspeed",
 }  # fmt: skip

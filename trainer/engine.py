@@ -57,7 +57,7 @@ def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 
 def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
     """The DeepSpeed configuration of a run. Raises guards.Refused for one that would train something else."""
-    refuse(config.deepspeed, config.zero_stage)
+    refuse(config)
     own = {
         "train_batch_size": config.global_batch,
         "train_micro_batch_size_per_gpu": config.rank_micro_batch,

@@ -7,7 +7,7 @@ of them fails before any work starts. The cost: `train.deepspeed` cannot overrid
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 # key -> the field of `train:` to use instead
 _OWNED = {
@@ -52,8 +52,16 @@ def _enabled(section: Any) -> bool:
     return isinstance(section, Mapping) and section.get("enabled") is True
 
 
-def refuse(extra: Mapping[str, Any], zero_stage: int) -> None:
-    """Raise Refused if `extra` (keys added to the DeepSpeed configuration) breaks the training at `zero_stage`."""
+class Settings(Protocol):
+    """The fields of a training configuration that decide what DeepSpeed is asked to do."""
+
+    zero_stage: int
+    deepspeed: dict[str, Any]
+
+
+def refuse(config: Settings) -> None:
+    """Raise Refused if the configuration would train something else than it says."""
+    extra, zero_stage = config.deepspeed, config.zero_stage
     for key, field in _OWNED.items():
         if _find(extra, key) is not None:
             raise Refused(f"deepspeed.{key} is decided by the trainer: set train.{field}")

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainer.config import ModelConfig
+from trainer.shape import ModelConfig
 from trainer.loss import IGNORE, token_nll
 
 INIT_STD = 0.02
