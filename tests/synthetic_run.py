@@ -216,7 +216,21 @@ def _write_training(folder: Path, rng: np.random.Generator, evil: str) -> None:
     artifact = {
         "fingerprint": "5d137d0f4ecd1f641b4101093fa828925c6b77d4f5285d7935e361fabe534b16", "vocab_size": 16384,
         "sample": {"documents": 700, "bytes": 6_201_000, "hosts": 131},
-        "held_out": {"documents": 14, "bytes": 98_000, "tokens": 25_000, "bytes_per_token": 3.92},
+        "held_out": {
+            "documents": 14, "bytes": 98_000, "tokens": 25_000, "bytes_per_token": 3.92,
+            "tokenizers": [
+                {"name": "this", "vocab_size": 16384, "tokens": 25_000, "bytes_per_token": 3.92, "unseen": 0.4},
+                {"name": "gpt-neox", "vocab_size": 50280, "tokens": 22_374, "bytes_per_token": 4.38, "unseen": 0.8},
+                {"name": "gpt2", "note": "left out: the package tiktoken is not installed"},
+            ],
+            "groups": {"kind": [
+                {"name": "web", "documents": 10, "bytes": 70_000, "bytes_per_token": {"this": 4.1, "gpt-neox": 4.4}},
+                {"name": evil, "documents": 4, "bytes": 28_000, "bytes_per_token": {"this": 3.5, "gpt-neox": None}},
+            ]},
+        },
+        "vocabulary": {"learned": 16000, "tokens": 1_600_000, "unused": 400, "rare": 900, "rare_below": 0.98,
+                       "longest": [{"id": 900, "text": f" internationalization{evil}", "count": 12}]},
+        "examples": [["The", " quick", evil]],
     }  # fmt: skip
     (folder / "tokenizer/artifact.json").write_text(json.dumps(artifact))
     steps = []

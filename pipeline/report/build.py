@@ -16,14 +16,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.errors import TamisError
-from pipeline.report import charts, duplicates
+from pipeline.report import charts, duplicates, tokenizer, training
 from pipeline.report.queries import Bound, Ledger
 from pipeline.shown import shown
 from pipeline.storage import publish
 
 SCORES, GROUPS, QUARANTINED = 12, 15, 12
-CHANCE = {"hellaswag": 0.25, "openbookqa": 0.25, "commonsenseqa": 0.2, "piqa": 0.5, "arc_easy": 0.25,
-          "arc_challenge": 0.25, "sciq": 0.25, "winogrande": 0.5, "boolq": 0.5}  # fmt: skip
 
 
 def build(run_dir: Path) -> Path:
@@ -47,6 +45,9 @@ def _context(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
     probes, unread_probes = _lines(run_dir / "probes.jsonl")
     if unread + unread_probes:
         notes.append(f"train.jsonl, probes.jsonl: lines that are not JSON, left out here: {unread + unread_probes}")
+    tokens, asked = _json(run_dir / "tokens" / "index.json"), training.probes(run_dir, probes)
+    if asked and asked["note"]:
+        notes.append(asked["note"])
     with Ledger(run_dir) as ledger:
         run = {**ledger.totals(), **run}  # a run that failed early states none
         reasons = ledger.reasons()
@@ -77,15 +78,16 @@ def _context(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
         "quarantined": quarantined,
         "scores": [{"found": found, "svg": charts.distribution(found)} for found in distributions],
         "sampled": sampled,
-        "tokens": _json(run_dir / "tokens" / "index.json"),
-        "tokenizer": _json(run_dir / "tokenizer" / "artifact.json"),
+        "tokens": tokens,
+        "tokenizer": tokenizer.section(_json(run_dir / "tokenizer" / "artifact.json")),
         "models": _models(run["stages"]),
         "steps": steps,
         "first": steps[0] if steps else {},
         "last": steps[-1] if steps else {},
         "validated": next((row for row in reversed(steps) if row.get("val_loss") is not None), {}),
         "training": charts.training(steps) if steps else "",
-        "probes": _probes(run_dir, probes),
+        "validation": training.validation(steps, tokens),
+        "probes": asked,
     }
 
 
@@ -163,37 +165,6 @@ def _by_reason(kind: str, ledger: Ledger) -> list[dict[str, Any]]:
     return [{"kind": kind, "reason": reason, "rows": rows} for reason, rows in groups.items()]
 
 
-def _probes(run_dir: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each task: first and last row, chance, charts, and whether a change is outside the noise."""
-    tasks: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        tasks.setdefault(str(row.get("task")), []).append(row)
-    found = []
-    for task, history in sorted(tasks.items()):
-        history.sort(key=lambda row: row.get("step", 0))
-        first, last = history[0], history[-1]
-        chance = last.get("chance", _chance(run_dir / "probes" / f"{task}.jsonl", task))
-        found.append(
-            {
-                "task": task,
-                "first": first,
-                "last": last,
-                "chance": chance,
-                "beats_chance": _beyond(last.get("acc_norm"), chance, last.get("acc_norm_stderr")),
-                "learned": _beyond(
-                    last.get("bits_per_byte"),
-                    first.get("bits_per_byte"),
-                    math.hypot(last.get("bits_per_byte_stderr") or 0, first.get("bits_per_byte_stderr") or 0),
-                )
-                if first is not last
-                else None,
-                "bits": charts.probe(task, history, "bits_per_byte", "bits per byte of the answer", None),
-                "acc": charts.probe(task, history, "acc_norm", "accuracy, per character", chance),
-            }
-        )
-    return found
-
-
 def _models(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Numbers that each trained model left, and the curve of a classifier; the tokenizer has its own section."""
     found = []
@@ -205,23 +176,6 @@ def _models(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
             curve = charts.keep_rate(stage["name"], stage["metrics"].get("keep_rate") or [])
             found.append({"name": stage["name"], "numbers": numbers, "curve": curve})
     return found
-
-
-def _beyond(value: float | None, reference: float | None, error: float | None) -> bool | None:
-    """Is the difference larger than two standard errors? None where a number is missing."""
-    if value is None or reference is None or not error:
-        return None
-    return abs(value - reference) > 2 * error
-
-
-def _chance(path: Path, task: str) -> float | None:
-    """Mean of 1 / choices over the probe's items, or the task's nominal value where the items are not at hand."""
-    if path.exists():
-        items, _ = _lines(path)
-        counts = [len(item["choices"]) for item in items if item.get("choices")]
-        if counts:
-            return sum(1 / count for count in counts) / len(counts)
-    return next((value for name, value in CHANCE.items() if task.startswith(name)), None)
 
 
 def _json(path: Path) -> Any:
