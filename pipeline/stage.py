@@ -140,6 +140,16 @@ class Corpus(Protocol):
 
 
 @dataclass(frozen=True)
+class Shards:
+    """How the rows of a sink are cut into files: `measure` names an integer column that sizes a row (empty: each row
+    counts one); a file holds rows of about `target` in sum, a row group of about `group`."""
+
+    measure: str = ""
+    target: int = 1 << 20
+    group: int = 1 << 14
+
+
+@dataclass(frozen=True)
 class StageType:
     """A registered stage. `adds` names the columns it provides; `text` among them replaces the text."""
 
@@ -157,6 +167,7 @@ class StageType:
     sketch_schema: pa.Schema | None
     publish: str | None
     index: Callable[..., dict] | None
+    shards: Callable[[Any], Shards]
     identity: Callable[[Any], str]
     languages: Callable[[Any], tuple[str, tuple[str, ...]]] | None
     exchange: Exchange | None
@@ -235,6 +246,7 @@ def _register(kind: str, name: str, params: type[Params], run: Callable, **optio
         sketch_schema=pa.schema(options["sketch_schema"]) if "sketch_schema" in options else None,
         publish=options.get("publish"),
         index=options.get("index"),
+        shards=_as_function(options.get("shards"), Shards()),
         identity=_as_function(options.get("identity"), ""),
         languages=options.get("languages"),
         exchange=options.get("exchange"),
@@ -325,17 +337,18 @@ def artifact_stage(name: str, params: type[Params], *, reads: Any = None, artifa
 
 
 def sink_stage(name: str, params: type[Params], *, reads: Any, artifacts: Any = None, publish: str,
-               index: Callable[..., dict], version: int = 1) -> Callable:  # fmt: skip
+               index: Callable[..., dict], shards: Callable[[Any], Shards] | None = None,
+               version: int = 1) -> Callable:  # fmt: skip
     """Register `fn(batch, params, tools) -> dict[split, pa.RecordBatch]`: rows of its own schema, by split.
 
-    Each split gets one Parquet file for each slice, shown in the folder `publish` of the run directory beside
-    `index.json`, which is `index(shards, params, tools)`. A shard is `{path, split, rows, bytes, sha256, sums}`
-    with the sum of each integer column.
+    The rows of each source and split are joined into Parquet files as `shards(params)` says, shown in the folder
+    `publish` of the run directory beside `index.json`, which is `index(shards, params, tools)`. A shard is
+    `{path, source, split, rows, bytes, sha256, sums}` with the sum of each integer column.
     """
 
     def wrap(fn: Callable) -> Callable:
         _register("sink", name, params, fn, reads=reads, artifacts=artifacts, publish=publish, index=index,
-                  version=version)  # fmt: skip
+                  shards=shards, version=version)  # fmt: skip
         return fn
 
     return wrap

@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from pipeline import exchange
+from pipeline import exchange, shards
 from pipeline.chain import tools_for
 from pipeline.commit import Store
 from pipeline.errors import TamisError
@@ -50,20 +50,15 @@ def publish_exchange(run_dir: Path, plan: Plan, node: Node) -> None:
 
 
 def publish_sink(run_dir: Path, plan: Plan, node: Node) -> dict[str, Any]:
-    """Shards `<split>-<slice>.parquet` and the index over them; returns the index."""
-    store, stage = Store(run_dir), stage_of(node)
+    """Shards `<split>-<source>-<number>.parquet` and the index over them; returns the index."""
+    stage = stage_of(node)
     view = run_dir / str(stage.publish)
-    files, shards = {}, []
-    for piece in plan.slices:
-        for file in _record(store, node, piece.key)["files"]:
-            name = f"{file['split']}-{piece.ordinal:05d}.parquet"
-            files[name] = store.folder(node) / file["path"]
-            shards.append({"path": name, **{k: file[k] for k in ("split", "rows", "bytes", "sha256", "sums")}})
-    shards.sort(key=lambda shard: str(shard["path"]))
+    found = shards.join(run_dir, plan, node)
+    listed = [{**file, "path": name} for name, file in found.items()]
     assert stage.index is not None
     params = stage.params.model_validate(node.params)
-    index = stage.index(shards, params, tools_for(store, plan, node))
-    _show(view, files, keep=("index.json",))
+    index = stage.index(listed, params, tools_for(Store(run_dir), plan, node))
+    _show(view, {name: file["path"] for name, file in found.items()}, keep=("index.json",))
     publish_json(view / "index.json", index)
     return index
 

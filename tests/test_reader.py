@@ -1,79 +1,258 @@
-"""The trainer's data: the order, the sequences and the errors are what slow versions say."""
+"""The reader: a pure function of (seed, step), the same at any number of ranks, each sequence once an epoch."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_training import ROOT, make_run
+from toy_tokens import config, distinct, make_tokens
 
-from trainer.data import DataError, Sequences, TokenIndex, documents_of_step, order, permute
+from trainer.loss import IGNORE
+from trainer.order import PERIOD, Order, largest_remainder
+from trainer.reader import Reader
+from trainer.tokens import DataError, TokenIndex, open_tokens
 
-SHARED = ROOT.parent / "shared"
+LENGTHS = {"books": [30, 4, 12, 9, 21], "web": [5, 8, 40, 3, 11, 16, 2, 7], "wiki": [13, 6]}
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
-    return make_run(tmp_path_factory.mktemp("prepared") / "run")
+    documents = distinct(LENGTHS)
+    held = {"web": documents["web"][:4], "wiki": documents["wiki"]}
+    run = tmp_path_factory.mktemp("run")
+    make_tokens(run / "tokens", {"train": documents, "validation": held})
+    return run
 
 
-@given(st.integers(1, 3000), st.integers(0, 2**40))
-def test_permutation_is_a_bijection(size, key):
-    assert np.array_equal(np.sort(permute(np.arange(size), size, key)), np.arange(size))
+def reader(run: Path, rank: int = 0, ranks: int = 1, split: str = "train", **changes) -> Reader:
+    return Reader(TokenIndex.read(run / "tokens"), config(ranks=ranks, **changes), run / ".cache", rank, ranks, split)
 
 
-def test_order_differs_between_epochs_and_seeds():
-    first, second = order(np.arange(100), 100, 1), order(np.arange(100, 200), 100, 1)
-    assert sorted(first) == sorted(second) == list(range(100))
+def global_batch(readers: list[Reader], step: int) -> np.ndarray:
+    """[global_batch, 2, T] ids and targets in the order of the positions."""
+    parts = [made.step(step) for made in readers]
+    rows = [batch for turn in zip(*parts, strict=True) for batch in turn]
+    return np.concatenate([np.stack([batch.ids, batch.targets], 1) for batch in rows])
+
+
+@pytest.mark.parametrize("packing", ["chunk", "best_fit"])
+def test_the_global_batch_is_the_same_at_any_number_of_ranks(prepared, packing):
+    whole = reader(prepared, packing=packing, document_mask=True, global_batch=8, micro_batch=8)
+    for ranks, micro in ((1, 1), (2, 2), (2, 4), (4, 1), (8, 1)):
+        parts = [
+            reader(prepared, r, ranks, packing=packing, document_mask=True, global_batch=8, micro_batch=micro)
+            for r in range(ranks)
+        ]
+        for step in (1, 2, 7):
+            assert np.array_equal(global_batch(parts, step), global_batch([whole], step))
+            found = sum(int((b.targets != IGNORE).sum()) for b in whole.step(step))
+            assert all(part.targets(step) == found for part in parts)
+        for part in parts:
+            part.close()
+    whole.close()
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_each_sequence_is_seen_once_an_epoch_whatever_interrupts(data):
+    """Runs that are killed at any step and go on at another number of ranks see what an unbroken run sees."""
+    packing = data.draw(st.sampled_from(["chunk", "best_fit"]))
+    size = data.draw(st.sampled_from([2, 4, 6]))
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder)
+        make_tokens(run / "tokens", {"train": distinct(LENGTHS)})
+        index = TokenIndex.read(run / "tokens")
+        seen: list[bytes] = []
+        step = 1
+        while step * size <= 120:
+            ranks = data.draw(st.sampled_from([n for n in (1, 2, 3) if size % n == 0]))
+            last = step + data.draw(st.integers(0, 12))
+            settings_ = config(packing=packing, global_batch=size, ranks=ranks, micro_batch=2)
+            readers = [Reader(index, settings_, run / ".cache", rank, ranks) for rank in range(ranks)]
+            for number in range(step, last + 1):
+                seen += [row.tobytes() for row in global_batch(readers, number)]
+            for made in readers:
+                made.close()
+            step = last + 1
+        count = readers[0].size
+    for epoch in range(len(seen) // count):
+        assert set(Counter(seen[epoch * count : (epoch + 1) * count]).values()) == {1}
+    first, second = seen[:count], seen[count : 2 * count]
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+def test_every_token_is_read_once_an_epoch(prepared):
+    made = reader(prepared, global_batch=1, steps=1000)
+    tokens = Counter()
+    for step in range(1, made.size + 1):
+        (batch,) = made.step(step)
+        tokens.update(batch.targets[batch.targets != IGNORE].tolist())
+    made.close()
+    stream = [token for docs in distinct(LENGTHS).values() for doc in docs for token in doc]
+    starts = [docs[0][0] for docs in distinct(LENGTHS).values()]
+    assert tokens == Counter(stream) - Counter(starts)
+
+
+def test_a_mix_gives_each_source_its_share_and_epochs_of_its_own(prepared):
+    mix = {"books": 1.0, "web": 2.0, "wiki": 1.0}
+    made = reader(prepared, mix=mix, global_batch=8, steps=1000)
+    source = {token: name for name, docs in distinct(LENGTHS).items() for doc in docs for token in doc[:-1]}
+    found = Counter()
+    orders: dict[str, list[int]] = {name: [] for name in mix}
+    for step in range(1, 31):
+        names = [source[max(row)] for batch in made.step(step) for row in batch.ids.tolist()]
+        assert Counter(names) == {"books": 2, "web": 4, "wiki": 2}
+        found.update(names)
+        for number in made._numbers(step).tolist():
+            name = next(name for name in mix if number < made.packing.first[list(mix).index(name) + 1])
+            orders[name].append(number)
+    epochs = made.epochs(30)
+    made.close()
+    assert epochs == {name: found[name] / made.sizes[name] for name in mix}
+    for name, numbers in orders.items():
+        size = made.sizes[name]
+        for epoch in range(len(numbers) // size):
+            assert len(set(numbers[epoch * size : (epoch + 1) * size])) == size, (name, epoch)
+        assert numbers[:size] != numbers[size : 2 * size]
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**31 - 1))
+@settings(deadline=None)
+def test_an_epoch_is_a_permutation(size, seed):
+    order = Order.make({"web": size}, {}, seed)
+    assert np.array_equal(np.sort(order.at(np.arange(size))), np.arange(size))
+    some = np.array([size - 1, 3 * size, 0])
+    assert order.at(some).tolist() == [order.at(np.array([p]))[0] for p in some]
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=12))
+@settings(max_examples=30, deadline=None)
+def test_no_source_runs_ahead_of_its_share(shares):
+    names = [f"s{i:02}" for i in range(len(shares))]
+    order = Order.make(dict.fromkeys(names, 7), dict(zip(names, shares, strict=True)), 1)
+    assert order.counts.tolist() == largest_remainder(np.array(shares), PERIOD).tolist()
+    exact = np.outer(np.arange(1, PERIOD + 1), np.array(shares) / sum(shares))
+    given_ = np.stack([np.cumsum(order.chosen == i) for i in range(len(names))], 1)
+    assert np.abs(given_ - exact).max() < len(names)
+    for positions in (0, 1, 1000, PERIOD, 3 * PERIOD + 17):
+        inside = np.arange(positions) % PERIOD
+        expected = np.bincount(order.chosen[inside], minlength=len(names)).tolist()
+        assert list(order.taken(positions).values()) == expected
+
+
+def test_seeds_and_sources_have_orders_of_their_own():
+    where = np.arange(50)
+    plain = Order.make({"web": 50}, {}, 1).at(where)
+    assert not np.array_equal(plain, Order.make({"web": 50}, {}, 2).at(where))
+    two = Order.make({"a": 50, "b": 50}, {"a": 1, "b": 1}, 1)
+    both = two.at(np.arange(100))
+    first, second = both[both < 50], both[both >= 50] - 50
     assert not np.array_equal(first, second)
-    assert not np.array_equal(first, order(np.arange(100), 100, 2))
-    assert order(np.array([7, 103]), 100, 1).tolist() == [first[7], second[3]]
+    alone = Order.make({"a": 50, "b": 50}, {"a": 1, "b": 0}, 1).at(where)
+    assert np.array_equal(alone, first)  # a source's order does not depend on the others
 
 
-def test_sequences_are_the_stream_cut_in_pieces(prepared, tmp_path):
-    index = TokenIndex.read(prepared / "tokens")
-    data = Sequences(index, "train", tmp_path, 32, seed=3)
-    shards = [pq.read_table(prepared / "tokens" / shard["path"]) for shard in index.split("train")]
-    stream = [token for table in shards for row in table["input_ids"].to_pylist() for token in row]
-    assert data.size == (len(stream) - 1) // 32
-    assert data.take(np.arange(data.size))[:, :-1].ravel().tolist() == stream[: data.size * 32]
-    assert data.take(np.array([5])).tolist() == [stream[160:193]]
+def test_the_validation_sample_is_fixed_and_by_source(prepared):
+    first, second = (
+        reader(prepared, split="validation", packing=p, seed=s) for p, s in (("chunk", 1), ("best_fit", 2))
+    )
+    for source in ("web", "wiki"):
+        rows = np.concatenate([batch.ids for batch in first.sample(source, 4)])
+        assert len(rows) == min(4, first.sizes[source])
+        assert np.array_equal(rows, np.concatenate([batch.ids for batch in second.sample(source, 4)]))
+        allowed = {token for doc in distinct(LENGTHS)[source] for token in doc}
+        assert set(rows.ravel().tolist()) <= allowed
+    assert first.sample("books", 4) == []
+    assert [len(batch.ids) for batch in reader(prepared, split="validation", micro_batch=3).sample("web", 5)] == [
+        2,
+        2,
+        1,
+    ]
 
 
-def test_global_batch_does_not_depend_on_ranks(prepared, tmp_path):
-    """The rows that 1, 2 and 4 ranks read for a step are the same rows."""
-    data = Sequences(TokenIndex.read(prepared / "tokens"), "train", tmp_path, 32, seed=0)
-    whole = data.at(np.arange(16, 24))
-    for ranks, rows in ((2, 2), (4, 1), (4, 2)):
-        parts = [data.at(np.arange(start + rank * rows, start + (rank + 1) * rows))
-                 for start in range(16, 24, rows * ranks) for rank in range(ranks)]  # fmt: skip
-        assert np.array_equal(np.concatenate(parts), whole)
+def test_steps_are_made_ahead_and_waiting_is_counted(prepared):
+    made = reader(prepared, steps=20)
+    made.step(1)
+    time.sleep(0.2)
+    before = made.wait_s
+    made.step(2)
+    assert made.wait_s - before < 0.1
+    made.step(9)  # another place: what was made ahead is dropped
+    made.step(20)
+    assert not made._ahead
+    made.close()
 
 
-def test_documents_of_a_step_hold_its_tokens(prepared, tmp_path):
-    index = TokenIndex.read(prepared / "tokens")
-    found = documents_of_step(index, step=3, global_batch=8, seq_len=32, seed=0)
-    assert sum(count for _, _, count in found) == 8 * 33
-    tables = [pq.read_table(prepared / "tokens" / shard["path"]) for shard in index.split("train")]
-    texts = {i: set(ids) for t in tables for i, ids in zip(t["doc_id"].to_pylist(), t["input_ids"].to_pylist(),
-                                                            strict=True)}  # fmt: skip
-    data = Sequences(index, "train", tmp_path, 32, seed=0)
-    for row, number in zip(data.at(np.arange(16, 24)), order(np.arange(16, 24), data.size, 0), strict=True):
-        allowed = set().union(*(texts[doc] for doc, sequence, _ in found if sequence == number))
-        assert set(row.tolist()) <= allowed
+def damaged(folder: Path, **index) -> Path:
+    make_tokens(folder / "tokens", {"train": distinct(LENGTHS)}, vocab=index.pop("vocab", 60_000))
+    path = folder / "tokens" / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | index))
+    return folder
 
 
-def test_a_changed_shard_is_refused(tmp_path):
-    run = make_run(tmp_path / "run")
-    shard = run / "tokens" / "train-1.parquet"
-    shard.write_bytes(shard.read_bytes()[:-9] + b"123456789")
-    with pytest.raises(DataError, match=r"train-1\.parquet: expected sha256"):
-        Sequences(TokenIndex.read(run / "tokens"), "train", run / ".cache", 32, 0)
-    assert not list((run / ".cache").glob("*.bin"))
+def test_bad_shards_are_named_before_the_first_step(tmp_path):
+    missing = damaged(tmp_path / "missing")
+    (missing / "tokens" / "train-web-00001.parquet").unlink()
+    with pytest.raises(DataError, match=r"train-web-00001\.parquet: cannot read the shard: No such file"):
+        reader(missing)
+    short = damaged(tmp_path / "short")
+    for name in ("train-web-00001.parquet", "train-books-00000.parquet"):
+        path = short / "tokens" / name
+        path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"train-books-00000\.parquet: expected \d+ bytes, found \d+; and 1 more"):
+        reader(short)
+    changed = damaged(tmp_path / "changed")
+    path = changed / "tokens" / "train-wiki-00000.parquet"
+    data = bytearray(path.read_bytes())
+    data[8] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"train-wiki-00000\.parquet: expected sha256"):
+        reader(changed)
+    assert not list((changed / ".cache").glob("tokens-*.bin*"))
+    with pytest.raises(DataError, match=r"train-.*: expected ids below 50, the vocabulary in the index, found"):
+        reader(damaged(tmp_path / "vocabulary", vocab=50))
+
+
+def test_shards_of_another_tokenizer_are_refused(tmp_path):
+    run = damaged(tmp_path / "run")
+    (run / "tokenizer").mkdir()
+    (run / "tokenizer" / "artifact.json").write_text(json.dumps({"fingerprint": "e" * 64}))
+    with pytest.raises(DataError, match=r"made with tokenizer ffff.*artifact\.json is eeee.*run the pipeline again"):
+        TokenIndex.read(run / "tokens")
+    (run / "tokenizer" / "artifact.json").write_text(json.dumps({"fingerprint": "f" * 64}))
+    TokenIndex.read(run / "tokens")
+
+
+def test_a_file_in_the_cache_is_believed_only_whole(tmp_path):
+    run = damaged(tmp_path)
+    index = TokenIndex.read(run / "tokens")
+    tokens, _ = open_tokens(index, "train", run / ".cache")
+    expected, (path,) = tokens.copy(), (run / ".cache").glob("tokens-*.bin")
+    before = path.stat().st_mtime_ns
+    open_tokens(index, "train", run / ".cache")
+    assert path.stat().st_mtime_ns == before  # verified once
+    path.write_bytes(path.read_bytes()[:-2])
+    again, _ = open_tokens(index, "train", run / ".cache")
+    assert np.array_equal(again, expected)
+
+
+def test_what_cannot_be_dealt_out_is_refused(prepared):
+    with pytest.raises(DataError, match=r"at least global_batch=64 sequences of seq_len=8, found \d+ .*train\.seq_len"):
+        reader(prepared, global_batch=64)
+    with pytest.raises(DataError, match=r"source of the shards \(books, web, wiki\).*unknown: code; not named: wiki"):
+        reader(prepared, mix={"books": 1, "web": 1, "code": 1})
+    with pytest.raises(DataError, match=r"at least 1/65536 for 'wiki'"):
+        reader(prepared, mix={"books": 1, "web": 1, "wiki": 1e-7})
+    with pytest.raises(DataError, match=r"data rank below the configuration's 1, found 1 of 2"):
+        Reader(TokenIndex.read(prepared / "tokens"), config(), prepared / ".cache", 1, 2)
 
 
 def test_index_errors_name_the_file(tmp_path):
@@ -82,3 +261,6 @@ def test_index_errors_name_the_file(tmp_path):
     (tmp_path / "index.json").write_text('{"format": "other"}')
     with pytest.raises(DataError, match=r"expected format 'tamis-tokens/1', found 'other'"):
         TokenIndex.read(tmp_path)
+    run = damaged(tmp_path / "run", shards=[{"path": "a.parquet", "split": "train"}])
+    with pytest.raises(DataError, match=r"missing or wrong: .*'source' of shard a\.parquet.*run the pipeline again"):
+        TokenIndex.read(run / "tokens")
