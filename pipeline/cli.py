@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.errors import ManifestError, TamisError
+from pipeline import lineage_cli, model_cli, probe_cli, train_cli
+from pipeline.errors import ManifestError, Stopped, TamisError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -178,6 +179,25 @@ def sample_crawl(
     out.print(", ".join(f"{value:,} {key}" for key, value in counts.items()) + f"; wrote {output}", highlight=False)
 
 
+app.command(name="export", epilog="Example:  tamis export runs/quickstart exported --dtype bfloat16")(
+    model_cli.export_model
+)
+app.command(name="import", epilog="Example:  tamis import SmolLM2-135M imported")(model_cli.import_model)
+
+
+app.command(name="train", epilog="Example:  tamis train manifests/quickstart.yaml --ranks 4 --set train.steps=500")(
+    train_cli.train
+)
+app.command(name="batch", epilog="Example:  tamis batch runs/quickstart 120 --row 3")(lineage_cli.batch)
+app.command(name="doctor", epilog="Example:  tamis doctor --ranks 4")(train_cli.doctor)
+
+
+app.command(name="probe", epilog="Example:  tamis probe runs/quickstart --tasks piqa,arc_easy --limit 200")(
+    probe_cli.probe
+)
+app.command(name="compare", epilog="Example:  tamis compare runs/base runs/deduped")(probe_cli.compare)
+
+
 def main() -> None:
     """Entry point of the `tamis` command."""
     try:
@@ -185,6 +205,9 @@ def main() -> None:
     except ManifestError as error:
         err.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
+    except Stopped as stopped:
+        err.print(str(stopped), style="yellow", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(130)
     except TamisError as error:
         err.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)

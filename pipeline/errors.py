@@ -11,6 +11,10 @@ class TamisError(Exception):
     """An error with a message for the person at the terminal; printed without a traceback."""
 
 
+class Stopped(TamisError):
+    """The work ended on request and in good order; the same command goes on from there."""
+
+
 class StageError(TamisError):
     """A stage that cannot work at all (no model, wrong normalisation), as opposed to one record that it cannot read."""
 

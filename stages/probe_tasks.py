@@ -5,8 +5,11 @@ with published ones. One task departs: the harness gives CommonsenseQA as letter
 sit at chance; here it is the cloze form, question to answer text, and its number is not the harness's.
 
 An item is scored by the log-likelihood of `" " + choice` after `context`; `acc` takes the highest sum, `acc_norm`
-the highest sum divided by the characters of the choice. Contexts and choices are the harness's strings, oddities
-included: 10,862 of the 40,168 HellaSwag endings start with a space of their own, and `[title]` may leave `..` behind.
+the highest sum divided by the characters of the choice, `acc_uncond` the highest sum less that of the choice after
+"Answer:" alone, for the tasks where OLMES (Gu et al. 2024, arXiv 2406.08446) normalises so. OLMES words OpenBookQA
+as a question, the harness as a sentence to end; here it is the harness's. Contexts and choices are the harness's
+strings, oddities included: 10,862 of the 40,168 HellaSwag endings start with a space of their own, and `[title]` may
+leave `..` behind.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ class Task:
     split: str
     key: str | None
     parts: Callable[[Row], tuple[str, list[str], Any, str, list[str]]]
+    form: str = ""  # said beside the name where the wording is not lm-evaluation-harness's
+    unconditional: bool = False  # is OLMES's normalisation the unconditional one (else by characters)?
 
 
 def tidy(text: str) -> str:
@@ -68,20 +73,23 @@ _HF = "hf_datasets/{}/validation/data-00000-of-00001.arrow"
 _REQUESTS = "oe_eval_tasks/{}/test_rc_5shot/requests.jsonl.gz"
 _CLOZE = "Question: {}\nAnswer:"
 _ARC = "allenai/ai2_arc"
+UNCONDITIONAL = "Answer:"  # context of the unconditional score, as in OLMES
 
 TASKS: dict[str, Task] = {
     "hellaswag": Task(_HF.format("hellaswag/none"), ("Rowan/hellaswag", "default"), "validation", None, _hellaswag),
     "openbookqa": Task(
-        _REQUESTS.format("openbookqa"), ("allenai/openbookqa", "main"), "test", "id", _lettered("question_stem", "{}")
+        _REQUESTS.format("openbookqa"), ("allenai/openbookqa", "main"), "test", "id", _lettered("question_stem", "{}"),
+        unconditional=True,
     ),
     "commonsense_qa": Task(
         _HF.format("tau/commonsense_qa/none"), ("tau/commonsense_qa", "default"), "validation", "id",
-        _lettered("question", _CLOZE),
+        _lettered("question", _CLOZE), form="cloze", unconditional=True,
     ),
     "piqa": Task(_HF.format("piqa/plain_text"), ("ybisk/piqa", "plain_text"), "validation", None, _piqa),
     "arc_easy": Task(_REQUESTS.format("arc_easy"), (_ARC, "ARC-Easy"), "test", "id", _lettered("question", _CLOZE)),
     "arc_challenge": Task(
-        _REQUESTS.format("arc_challenge"), (_ARC, "ARC-Challenge"), "test", "id", _lettered("question", _CLOZE)
+        _REQUESTS.format("arc_challenge"), (_ARC, "ARC-Challenge"), "test", "id", _lettered("question", _CLOZE),
+        unconditional=True,
     ),
 }  # fmt: skip
 
@@ -105,13 +113,16 @@ def rows_of_requests(task: str, requests: Iterable[Row]) -> list[Row]:
 
 
 def items(task: str, rows: Iterable[Row], where: str) -> list[Row]:
-    """One item for each row: {task, id, context, choices, gold, question, answers}.
+    """One item for each row: {task, label, id, context, choices, gold, unconditional, question, answers}.
 
+    `label` is the task's name with its form; `unconditional` the context of the unconditional score, or None.
     `question` and `answers` are the raw texts, which decontamination looks for. `id` is the row's own id, else its
     `row` field, else its number (HellaSwag's `ind` is not unique: 9,609 values in 10,042 rows). Raises AssetError
     for a row without its fields or without a gold answer, and for ids given twice.
     """
     spec = TASKS[task]
+    titled = f"{task} ({spec.form})" if spec.form else task
+    prior = UNCONDITIONAL if spec.unconditional else None
     made, seen = [], set()
     for number, row in enumerate(rows):
         try:
@@ -131,8 +142,8 @@ def items(task: str, rows: Iterable[Row], where: str) -> list[Row]:
         if name in seen:
             raise AssetError(f"probes.{task}: {where}, row {number}: expected a new id, found {name} again")
         seen.add(name)
-        made.append({"task": task, "id": name, "context": context, "choices": choices, "gold": label,
-                     "question": question, "answers": answers})  # fmt: skip
+        made.append({"task": task, "label": titled, "id": name, "context": context, "choices": choices,
+                     "gold": label, "unconditional": prior, "question": question, "answers": answers})  # fmt: skip
     if not made:
         raise AssetError(f"probes.{task}: {where}: expected at least one row, found none")
     return made

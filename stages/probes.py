@@ -161,11 +161,13 @@ def _identity(params: ProbesParams) -> str:
 
 @artifact_stage("probes", ProbesParams, reads=(), publish="probes", identity=_identity)
 def probes(corpus: Corpus, params: ProbesParams, out: Path, tools: Tools) -> dict[str, int]:
-    """Write `<task>.jsonl`, one item a line: task, id, context, choices, gold, question, answers.
+    """Write `<task>.jsonl`, one item a line: task, label, id, context, choices, gold, unconditional,
+    question, answers.
 
     Returns the number of items by task.
 
-    `choices` are scored as `" " + choice` after `context`; `gold` is the index of the right one. Deterministic.
+    `choices` are scored as `" " + choice` after `context`, and after `unconditional` where that is not null; `gold` is
+    the index of the right one. Deterministic.
     Raises AssetError when a source cannot be read, a row has no gold answer or an id comes twice.
     """
     counts: dict[str, int] = {}

@@ -58,7 +58,16 @@ def wheel():
 def test_golden_items(task):
     (item,) = items(task, [ROWS[task]], "here")
     assert (item["context"], item["choices"], item["gold"], item["id"]) == GOLDEN[task]
-    assert list(item) == ["task", "id", "context", "choices", "gold", "question", "answers"]
+    assert list(item) == ["task", "label", "id", "context", "choices", "gold", "unconditional", "question", "answers"]
+
+
+def test_only_one_task_departs_from_the_harness_and_says_so():
+    made = {task: items(task, [ROWS[task]], "here")[0] for task in TASKS}
+    assert {item["label"] for task, item in made.items() if item["label"] != task} == {"commonsense_qa (cloze)"}
+    olmes = {"openbookqa", "commonsense_qa", "arc_challenge"}
+    assert {task: item["unconditional"] for task, item in made.items()} == {
+        task: "Answer:" if task in olmes else None for task in TASKS
+    }
 
 
 def test_raw_texts_stay_raw():

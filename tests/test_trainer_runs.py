@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_training import ROOT, TRAIN, make_run, rows_of, succeed
+from toy_training import ROOT, TRAIN, begun, make_run, rows_of, succeed
 
 from trainer.rundir import CheckpointError, latest, truncate_rows
 
@@ -35,9 +35,13 @@ def test_a_run_learns_and_leaves_the_contract(trained):
     run, events = trained
     rows = rows_of(run)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert {"step", "loss", "tokens", "tokens_per_s", "lr", "grad_norm"} <= rows[0].keys()
+    assert {"step", "loss", "tokens", "tokens_per_s", "mfu", "mfu_of_measured", "memory_bytes", "data_wait", "lr",
+            "grad_norm"} <= rows[0].keys()  # fmt: skip
     assert rows[-1]["tokens"] == 6 * 8 * 32
-    assert {"val_loss", "val_bits_per_byte"} <= rows[-1].keys()
+    assert {"val_loss", "val_loss_stderr", "val_bits_per_byte", "val_bits_per_byte_stderr"} <= rows[-1].keys()
+    assert rows[-1]["validation"]["toy"]["n"] == 5
+    assert rows[-1]["validation"]["toy"]["bits_per_byte"] == pytest.approx(rows[-1]["val_bits_per_byte"])
+    assert all(0 <= row["data_wait"] < 1 and 0 < row["mfu"] < 1 and row["memory_bytes"] > 1e8 for row in rows)
     assert rows[0]["loss"] == pytest.approx(math.log(320), abs=0.1)
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
     probes = rows_of(run, "probes.jsonl")
@@ -45,7 +49,7 @@ def test_a_run_learns_and_leaves_the_contract(trained):
     for name in ("acc", "acc_norm", "bits_per_byte"):
         assert {name, f"{name}_stderr"} <= probes[0].keys()
     kinds = [event["event"] for event in events]
-    assert kinds[0] == "start"
+    assert kinds[:2] == ["estimate", "start"]
     assert kinds[-1] == "done"
     assert (run / "checkpoints" / "latest").read_text() == "step-6\n"
     assert sorted(path.name for path in (run / "checkpoints").glob("step-*")) == ["step-4", "step-6"]
@@ -77,7 +81,7 @@ def test_resumption_is_exact(trained, tmp_path, stage):
     (run / "checkpoints" / "step-6" / "model.safetensors").write_bytes(b"half-written")
     with (run / "train.jsonl").open("a") as out:
         out.write('{"step": 7, "los')
-    assert succeed(run, zero_stage=stage)[0]["step"] == 4
+    assert begun(succeed(run, zero_stage=stage)) == 4
     assert largest_difference(trained[0], run) <= (1e-5 if stage else 0)
     if stage == 0:
         assert (run / "probes.jsonl").read_text() == (trained[0] / "probes.jsonl").read_text()
@@ -89,7 +93,7 @@ def test_two_ranks_with_zero_1_equal_one_rank(trained, tmp_path):
     succeed(run, ranks=2, zero_stage=1, checkpoint_every=3)
     assert largest_difference(trained[0], run) < 1e-5
     (run / "checkpoints" / "latest").write_text("step-3\n")
-    assert succeed(run)[0]["step"] == 3
+    assert begun(succeed(run)) == 3
     assert largest_difference(trained[0], run) < 1e-5
 
 
@@ -101,7 +105,8 @@ def test_a_killed_run_continues(trained, tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert any(json.loads(line)["event"] == "checkpoint" for line in process.stdout)
         process.kill()
-    assert succeed(run, checkpoint_every=2)[0]["step"] in (2, 4, 6)  # as far as it came before the signal
+    events = succeed(run, checkpoint_every=2)
+    assert events[0].get("already") or begun(events) in (2, 4)  # as far as it came before the signal
     assert largest_difference(trained[0], run) == 0
 
 
@@ -109,7 +114,7 @@ def test_a_changed_setting_starts_again_and_keeps_the_old(trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained[0], run)
     events = succeed(run, steps=2, probe_every=0)
-    assert [events[0]["event"], events[1]["step"]] == ["restart", 0]
+    assert [events[0]["event"], begun(events)] == ["restart", 0]
     assert [row["step"] for row in rows_of(run)] == [1, 2]
     (old,) = run.glob("checkpoints-*")
     assert (old / "step-6" / "model.safetensors").exists()

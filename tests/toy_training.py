@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "intermediate_size": 64}
 TRAIN = {"model": SHAPE, "seq_len": 32, "global_batch": 8, "micro_batch": 2, "steps": 6, "lr": 0.01, "warmup": 2,
-         "probe_every": 3, "probe_limit": 8, "val_limit": 5, "threads": 1}  # fmt: skip
+         "probe_every": 3, "probe_limit": 8, "probe_share": 1.0, "val_limit": 5, "threads": 1}  # fmt: skip
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "a", "mat", "log", "and", "then", "slept"]
 
 
@@ -57,9 +57,11 @@ def make_run(run: Path, documents: int = 60) -> Path:
             sums = {"rows": len(part), "tokens": sum(map(len, ids)), "text_bytes": sum(sizes)}
             total = {key: total[key] + sums[key] for key in total}
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            shards.append({"path": path.name, "split": split, "bytes": path.stat().st_size, "sha256": digest, **sums})
+            shards.append({"path": path.name, "split": split, "source": "toy", "bytes": path.stat().st_size,
+                           "sha256": digest, **sums})  # fmt: skip
         totals[split] = total
     index = {"format": "tamis-tokens/1", "dtype": "uint16", "shards": shards, "totals": totals,
+             "sources": {"toy": totals},
              "tokenizer": {"fingerprint": "0", "vocab_size": tokenizer.get_vocab_size(), "eos_id": 0,
                            "eos_token": "<|endoftext|>"}}  # fmt: skip
     (run / "tokens" / "index.json").write_text(json.dumps(index))
@@ -81,6 +83,11 @@ def succeed(run: Path, **changes) -> list[dict]:
     done = launch(run, **changes)
     assert done.returncode == 0, done.stderr + (run / "train.log").read_text()[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def begun(events: list[dict]) -> int:
+    """The step that a training went on from."""
+    return next(event["step"] for event in events if event["event"] == "start")
 
 
 def rows_of(run: Path, name: str = "train.jsonl") -> list[dict]:

@@ -2,27 +2,30 @@
 
 Standard output carries JSON events and nothing else; what libraries say goes to `RUN_DIR/train.log`; a failure is
 one line on standard error and a non-zero exit. A finished run is recognised without loading torch. One rank
-trains in this process; more are started by torchrun on 127.0.0.1.
+trains in this process; more are started by torchrun on 127.0.0.1. A first SIGTERM or SIGINT lets the ranks save and
+end, a second one ends them. Other launchers (Ray, Slurm, deepspeed) start `trainer.train` on each rank themselves.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import socket
+import signal
 import subprocess
 import sys
 import traceback
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pydantic import ValidationError
 
+from trainer.begin import finished
 from trainer.config import TrainConfig
-from trainer.data import TokenIndex
-from trainer.rundir import Events, TrainingError, input_digest, latest, lock, set_aside, truncate_rows
+from trainer.rundir import STOP, Events, TrainingError, input_digest
+from trainer.tokens import TokenIndex
 
 USAGE_ERROR, FAILURE = 2, 1
+ERROR_MARK = "trainer-error: "  # before the one line that says why a rank ended, on its standard error
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -36,60 +39,66 @@ def read_config(path: Path) -> TrainConfig:
         raise TrainingError(f"{path}: {'; '.join(problems)}") from None
 
 
-def prepare(run: Path, config: TrainConfig, events: Events) -> bool:
-    """Bring the run directory to where the training goes on; False if it is finished already."""
-    index = TokenIndex.read(run / "tokens")
-    fingerprint = config.fingerprint(input_digest(index.digest, run / "probes"))
-    found = latest(run / "checkpoints")
-    if found and found[1]["fingerprint"] != fingerprint:
-        moved = set_aside(run, found[1]["fingerprint"])
-        events.emit("restart", reason="the configuration, the tokens or the probes changed", moved_to=str(moved))
-        found = None
-    step = found[1]["step"] if found else -1
-    for name in ("train.jsonl", "probes.jsonl"):
-        truncate_rows(run / name, step)
-    if step == config.total_steps:
-        events.emit("done", step=step, steps=step, already=True)
-        return False
-    return True
+def describe(error: BaseException) -> str:
+    """One line: the message of an error of ours, the type as well for any other."""
+    ours = type(error).__module__.startswith("trainer.")
+    text = " ".join(str(error).split()) or "no message"
+    return text if ours else f"{type(error).__name__}: {text}"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _set_threads(config: TrainConfig) -> None:
+def set_threads(config: TrainConfig, local_ranks: int) -> None:
+    """Before torch is loaded: the threads of a rank, where the environment does not say."""
     cores = len(os.sched_getaffinity(0))
-    os.environ["OMP_NUM_THREADS"] = str(config.threads or max(1, cores // config.ranks))
+    os.environ["OMP_NUM_THREADS"] = str(config.threads or max(1, cores // local_ranks))
     # Waiting threads sleep: spinning gains a tenth on an idle machine and loses nine tenths on a busy one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def alone() -> None:
+    """Make this process the only rank."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # any port: nobody else needs to find it
+
+
 def run_here(run: Path, config: TrainConfig, events: Events) -> None:
     """Train with one rank in this process."""
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    alone()
     from trainer.train import train_rank
 
     train_rank(run, config, events)
 
 
+def torchrun(ranks: int) -> list[str]:
+    """The start of a command line that runs a module on `ranks` processes of this machine, on a port of its choice."""
+    here = ["--standalone", "--local-addr", "127.0.0.1"]
+    return [sys.executable, "-m", "torch.distributed.run", *here, "--nproc-per-node", str(ranks)]
+
+
 def run_torchrun(run: Path, config_file: Path, config: TrainConfig, events: Events, log: IO[str]) -> None:
     """Train with `config.ranks` processes; TrainingError with the first error that a rank marked."""
     start = log.seek(0, os.SEEK_END)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(config.ranks)]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(_free_port())]
-    command += ["-m", "trainer.train", str(run), str(config_file)]
-    child = subprocess.Popen(command, stdout=events.file.fileno(), stderr=log.fileno())
+    stop, asked = run / STOP, False
+    command = [*torchrun(config.ranks), "-m", "trainer.train", str(run), str(config_file)]
+    # A session of its own: torchrun gives its ranks 30 s after a signal, less than a large checkpoint takes.
+    child = subprocess.Popen(command, stdout=events.file.fileno(), stderr=log.fileno(), start_new_session=True)
+
+    def take(number: int, _frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            os.killpg(child.pid, signal.SIGTERM)
+        asked = True
+        stop.touch()
+
+    before = {number: signal.signal(number, take) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         code = child.wait()
     finally:
-        child.terminate()
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGTERM)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        stop.unlink(missing_ok=True)
     if code:
-        from trainer.train import ERROR_MARK
-
         log.seek(start)
         marked = [line.partition(ERROR_MARK)[2].strip() for line in log if ERROR_MARK in line]
         raise TrainingError(marked[0] if marked else f"a rank ended with status {code}: see {run / 'train.log'}")
@@ -99,6 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="trainer", description="Train and probe a model on a run directory.")
     parser.add_argument("--run", type=Path, required=True, help="run directory with tokens/index.json")
     parser.add_argument("--config", type=Path, required=True, help="JSON of trainer.config.TrainConfig")
+    parser.add_argument("--dry-run", action="store_true", help="emit the start-up table and end")
     args = parser.parse_args(argv)
     terminal = os.fdopen(os.dup(2), "w")
     try:
@@ -111,20 +121,26 @@ def main(argv: list[str] | None = None) -> int:
     os.dup2(log.fileno(), 2)
     events = Events()
     try:
-        held = lock(run)
-        if prepare(run, config, events):
-            _set_threads(config)
-            if config.ranks == 1:
-                run_here(run, config, events)
-            else:
-                run_torchrun(run, args.config.resolve(), config, events, log)
-        held.close()
+        index = TokenIndex.read(run / "tokens")
+        fingerprint = config.fingerprint(input_digest(index.digest, run / "probes"))
+        set_threads(config, config.ranks)
+        if args.dry_run:
+            from trainer.begin import start_table
+            from trainer.first_weights import embedding_rows
+
+            vocab = embedding_rows(config.init_from, config.shape, index.vocab_size, run / "tokenizer/tokenizer.json")
+            start_table(config, index, vocab, events, config.ranks)
+        elif finished(run, config, fingerprint):
+            events.emit("done", step=config.total_steps, steps=config.total_steps, already=True)
+        elif config.ranks == 1:
+            run_here(run, config, events)
+        else:
+            run_torchrun(run, args.config.resolve(), config, events, log)
     except Exception as error:
         traceback.print_exc()
-        ours = type(error).__module__.startswith("trainer.")
-        text = " ".join(str(error).split())
-        where = "" if ours else f"{type(error).__name__}: "
-        print(f"trainer: {where}{text}" + ("" if ours else f" (see {run / 'train.log'})"), file=terminal, flush=True)
+        ours = isinstance(error, TrainingError) or type(error).__module__.startswith("trainer.")
+        where = "" if ours else f" (see {run / 'train.log'})"
+        print(f"trainer: {describe(error)}{where}", file=terminal, flush=True)
         return FAILURE
     return 0
 

@@ -1,4 +1,4 @@
-"""The files of a run directory that need no torch: events, logs, the marker `latest`, the lock.
+"""The files of a run directory that need no torch: events, logs, the marker `latest`, the lock, the stop file.
 
 Kept apart from `checkpoint` so that a finished run is recognised in a fraction of a second. Everything small is
 replaced by write, fsync, rename: a reader sees the old file or the new one.
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 LATEST, STATE = "latest", "state.json"
+STOP = "stop"  # a file of this name in the run directory asks a training to save and end
+CHECKPOINTS, LOGS = "checkpoints", ("train.jsonl", "probes.jsonl")
 
 
 class CheckpointError(Exception):
@@ -103,11 +105,11 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def set_aside(run: Path, fingerprint: str) -> Path:
     """Move checkpoints and logs of another configuration to `checkpoints-<fingerprint>`; an older one is replaced."""
-    target = run / f"checkpoints-{fingerprint[:8]}"
+    target = run / f"{CHECKPOINTS}-{fingerprint[:8]}"
     if target.exists():
         shutil.rmtree(target)
-    (run / "checkpoints").rename(target)
-    for name in ("train.jsonl", "probes.jsonl"):
+    (run / CHECKPOINTS).rename(target) if (run / CHECKPOINTS).exists() else target.mkdir()
+    for name in (*LOGS, "restart", "spikes"):
         if (run / name).exists():
             (run / name).rename(target / name)
     return target

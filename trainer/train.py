@@ -1,177 +1,247 @@
 """The training loop of one rank: read, step, evaluate, log, checkpoint.
 
-A step's rows are written before its checkpoint, so a checkpoint vouches for every row up to its step; rows after
-it are cut off on resumption. Evaluation and checkpoints do not count into tokens/s.
+Nothing in a step waits for the device: the loss of a step on a GPU is read while the next one runs, so what a loss
+may cause (a report, an error) comes one step late but names the right step. A step's rows are written before its
+checkpoint, so a checkpoint vouches for every row up to its step; rows after it are cut off on resumption. Evaluation
+and checkpoints do not count into tokens/s. The garbage collector runs between steps only where a step pauses anyway.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-import math
 import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
+import torch.distributed as dist
 
-from trainer import checkpoint
+from trainer import watch
+from trainer.begin import prepare, start_table
 from trainer.config import TrainConfig
-from trainer.data import DataError, Sequences, TokenIndex, build_cache, order
-from trainer.engine import Engine, start_ranks, stop_ranks
-from trainer.model import Llama, hf_config, padded_vocab
+from trainer.engine import Engine, StepResult, start_ranks, stop_ranks
+from trainer.first_weights import embedding_rows
+from trainer.hardware import local_ranks, peak
+from trainer.hf import hf_config
+from trainer.launch import ERROR_MARK, describe, read_config, set_threads
+from trainer.lineage import documents_of_step
+from trainer.logs import PROBES, TRAIN, Logs
+from trainer.meter import Meter
 from trainer.optim import learning_rate
-from trainer.probes import Probes, turns
-from trainer.rundir import Events, TrainingError, input_digest, latest
+from trainer.pacer import Pacer
+from trainer.policy import autocast_dtype
+from trainer.probes import Probes
+from trainer.reader import Reader
+from trainer.resume import PORTABLE, RESTART
+from trainer.rundir import Events, input_digest, lock
+from trainer.stop import Stop
+from trainer.tokens import TokenIndex
+from trainer.validation import Validation
 
-ERROR_MARK = "trainer-error: "
 EVENT_INTERVAL_S = 0.5
 
 
 class Trainer:
-    """Everything one rank holds. `events` is None on ranks other than 0."""
+    """Everything one rank holds. `events` is None on ranks other than 0, as are `logs`."""
 
     def __init__(self, run: Path, config: TrainConfig, events: Events | None) -> None:
         self.run, self.config, self.events = run, config, events
         self.index = TokenIndex.read(run / "tokens")
         self.fingerprint = config.fingerprint(input_digest(self.index.digest, run / "probes"))
-        found = latest(run / "checkpoints")
-        self.step = int(found[1]["step"]) if found else 0
-        model = Llama(config.shape, padded_vocab(self.index.vocab_size), config.seed)
-        self.parameters = config.shape.parameters(model.vocab_size)
-        restore = checkpoint.load(found[0]) if found else None
-        self.engine = Engine(model, config, restore, self.step)
-        self._open_data()
-        tokenizer = run / "tokenizer" / "tokenizer.json"
-        self.probes = Probes(run / "probes", tokenizer, config.probe_limit, config.seq_len, self.index.eos_id)
-        self.logs: dict[str, IO[str]] = {}
+        resume = None
         if events:
-            self.logs = {name: (run / name).open("a") for name in ("train.jsonl", "probes.jsonl")}
-
-    def _open_data(self) -> None:
-        config, cache = self.config, self.run / ".cache"
-        if self.engine.rank == 0:
-            for split in ("train", "validation"):
-                build_cache(self.index, split, cache)
-        self.engine.barrier()
-        self.data = Sequences(self.index, "train", cache, config.seq_len, config.seed)
-        self.validation = Sequences(self.index, "validation", cache, config.seq_len, config.seed)
-        if not self.data.size:
-            raise DataError(
-                f"{self.index.folder}: expected more than seq_len={config.seq_len} training tokens, found "
-                f"{len(self.data.tokens)}: keep more documents, or lower train.seq_len"
-            )
+            self.lock = lock(run)
+            resume = prepare(run, config, self.fingerprint, events)
+        tokenizer = run / "tokenizer" / "tokenizer.json"
+        self.vocab = embedding_rows(config.init_from, config.shape, self.index.vocab_size, tokenizer)
+        start_table(config, self.index, self.vocab, events, local_ranks())
+        self.logs = Logs(run, config, self.fingerprint) if events else None
+        self.step, path = _shared((resume.step, resume.path) if resume else (0, None))
+        self.engine = Engine(config, self.vocab, path)
+        here = self.engine.data_rank, self.engine.data_ranks
+        self.reader = Reader(self.index, config, run / ".cache", *here)
+        held_out = Reader(self.index, config, run / ".cache", *here, split="validation")
+        self.validation = Validation(held_out, config.val_limit)
+        held_out.close()
+        self.probes = Probes(run / "probes", tokenizer, config.probe_limit, config.seq_len, self.index.eos_id)
+        self.watch = watch.Watch(config.spike, _recent_losses(run / TRAIN))
+        flops = config.shape.flops_per_token(self.vocab, config.seq_len)
+        speed = peak(autocast_dtype(config) or torch.float32)
+        self.meter = Meter(config.global_batch * config.seq_len, flops, config.ranks, speed)
+        self.pacer, self.put_off = Pacer(config.probe_share), False
+        self.told = 0.0
 
     def train(self) -> None:
+        """Train to the last step, or until the ranks agree to stop."""
         config, total = self.config, self.config.total_steps
         self._emit_start()
         if self.step == 0 and config.probe_every:
-            self._write("probes.jsonl", self._probe())
-        spent, since, told = 0.0, self.step, 0.0
-        while self.step < total:
             began = time.perf_counter()
-            step = self.step + 1
-            lr = learning_rate(step, config)
-            loss, norm = self.engine.step(self._micro_batches(), lr)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise TrainingError(f"step {step}: the loss is {loss} and the gradient norm {norm}: lower train.lr")
-            self.step = step
-            spent += time.perf_counter() - began
-            evaluate = step == total or (config.probe_every > 0 and step % config.probe_every == 0)
-            save = step == total or (config.checkpoint_every > 0 and step % config.checkpoint_every == 0)
-            speed = (step - since) * config.global_batch * config.seq_len / spent
-            if step == total or time.monotonic() - told > EVENT_INTERVAL_S:
-                told = time.monotonic()
-                left = (total - step) * config.global_batch * config.seq_len / speed
-                self._emit("step", step=step, steps=total, loss=round(loss, 4), tokens_per_s=round(speed),
-                           eta_s=round(left, 1))  # fmt: skip
-            if evaluate or step % config.log_every == 0:
-                row: dict[str, Any] = {
-                    "step": step,
-                    "loss": loss,
-                    "tokens": step * config.global_batch * config.seq_len,
-                }
-                row |= {"tokens_per_s": round(speed, 1), "lr": lr, "grad_norm": norm}
-                self._write("train.jsonl", [row | (self._validate() if evaluate else {})])
-                spent, since = 0.0, step
-            if evaluate:
-                self._write("probes.jsonl", self._probe())
-            if save:
-                self._save()
-        self._emit("done", step=self.step, steps=total, already=False)
-
-    def _micro_batches(self) -> Iterator[np.ndarray]:
-        """This rank's share of the next global batch: micro batch g of rank r follows those of the ranks before."""
-        rows, config, engine = self.config.rank_micro_batch, self.config, self.engine
-        first = self.step * config.global_batch
-        for start in range(first, first + config.global_batch, rows * engine.ranks):
-            mine = start + engine.rank * rows
-            yield self.data.at(np.arange(mine, mine + rows))
-
-    def _validate(self) -> dict[str, float]:
-        """Mean loss and bits per byte over a fixed sample of the validation sequences."""
-        count = min(self.config.val_limit, self.validation.size)
-        if not count:
-            return {}
-        numbers = order(np.arange(count), self.validation.size, 0)
-        groups = np.array_split(numbers, -(-count // self.config.rank_micro_batch))
-        nll = np.zeros(1)
-        for turn, mine in turns(len(groups), self.engine.rank, self.engine.ranks):
-            rows = self.validation.take(groups[turn])
-            logprobs = self.engine.logprobs(rows[:, :-1].copy(), rows[:, 1:].copy())
-            nll -= logprobs.sum() * mine
-        loss = float(self.engine.gather(nll)[0]) / (count * self.config.seq_len)
-        sums = self.index.totals["validation"]
-        return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) * sums["tokens"] / sums["text_bytes"]}
-
-    def _probe(self) -> list[dict[str, Any]]:
+            self._probe()
+            self.pacer.probed(time.perf_counter() - began, on_the_way=False)
+        overlap, late, stopping = self.engine.device.type != "cpu", None, False
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        self.meter.restart(self.reader.wait_s)
         began = time.perf_counter()
-        rows = self.probes.evaluate(self.engine.logprobs, self.engine.gather, self.engine.rank, self.engine.ranks)
+        with Stop(self.run) as stop:
+            while self.step < total and not stopping:
+                step = self.step + 1
+                result = self.engine.step(self.reader.step(step), step)
+                self.step = step
+                stopping = stop.agreed()
+                if late:
+                    self._log(*late)
+                evaluate = step == total or self._probe_now(step)
+                save = stopping or step == total or _every(config.checkpoint_every, step)
+                quick = not save and _every(config.restart_every, step)
+                late, evaluating_s = (step, result), 0.0
+                if evaluate or save or quick or not overlap:
+                    evaluating_s = self._log(step, result, evaluate)
+                    late = None
+                self.pacer.trained(time.perf_counter() - began - evaluating_s)
+                began = time.perf_counter()
+                if save or quick:
+                    self._save(quick)
+                    gc.collect()
+                    self.meter.skip(time.perf_counter() - began)
+                    began = time.perf_counter()
+            if stopping:
+                stop.forget()
+        self._emit("done" if self.step == total else "stopped", step=self.step, steps=total, already=False)
+
+    def _log(self, step: int, result: StepResult, evaluate: bool = False) -> float:
+        """Read the loss of a step, look at it, tell and log it; with `evaluate` also validate and probe.
+
+        Returns the seconds that the evaluation took.
+        """
+        config, total = self.config, self.config.total_steps
+        loss, norm = result.loss * config.global_batch * config.seq_len / self.reader.targets(step), result.norm
+        if not watch.is_number(loss, norm, config.precision == "fp16"):
+            self._end_without_number(step, loss, norm)
+        spike = self.watch.see(step, loss)
+        if spike and self.engine.is_writer:
+            self._report(spike, norm)
+        speed = self.meter.step(self.reader.wait_s)
+        step_tokens = config.global_batch * config.seq_len
+        if step == total or time.monotonic() - self.told > EVENT_INTERVAL_S:
+            self.told = time.monotonic()
+            left = (total - step) * step_tokens / speed["tokens_per_s"]
+            self._emit("step", step=step, steps=total, loss=round(loss, 4), **speed, eta_s=round(left, 1))
+        if not (evaluate or _every(config.log_every, step)):
+            return 0.0
+        self.meter.restart(self.reader.wait_s)
+        began = time.perf_counter()
+        row = {"step": step, "loss": loss, "tokens": step * step_tokens, **speed,
+               "lr": learning_rate(step, config), "grad_norm": norm}  # fmt: skip
+        if evaluate:
+            row |= self.validation.evaluate(self.engine.logprobs, self.engine.gather)
+        if self.logs:
+            self.logs.write(TRAIN, [row])
+        if not evaluate:
+            return 0.0
+        self._probe()
+        gc.collect()
+        took = time.perf_counter() - began
+        self.pacer.probed(took, on_the_way=step < total)
+        self.meter.skip(took)
+        return took
+
+    def _probe(self) -> None:
+        began = time.perf_counter()
+        engine = self.engine
+        rows = self.probes.evaluate(engine.logprobs, engine.gather, engine.data_rank, engine.data_ranks)
         rows = [{"step": self.step, **row} for row in rows]
         for row in rows:
             self._emit("probe", steps=self.config.total_steps, **row)
         self._emit("probed", step=self.step, items=sum(row["n"] for row in rows),
                    seconds=round(time.perf_counter() - began, 2))  # fmt: skip
-        return rows
+        if self.logs and rows:
+            self.logs.write(PROBES, rows)
+            self.probes.save_items(self.run, self.step)
 
-    def _save(self) -> None:
-        tensors = self.engine.tensors()
-        for log in self.logs.values():
-            os.fsync(log.fileno())
-        if self.engine.rank == 0:
-            config, vocab = self.config, padded_vocab(self.index.vocab_size)
-            state = {
-                "step": self.step,
-                "samples": self.step * config.global_batch,
-                "fingerprint": self.fingerprint,
-                "tokens_digest": self.index.digest,
-                "config": config.model_dump(),
-            }
-            hf = hf_config(config.shape, vocab, config.seq_len, self.index.eos_id)
-            path = checkpoint.save(self.run / "checkpoints", self.step, tensors, state, hf, config.keep_last)
-            self._emit("checkpoint", step=self.step, path=str(path))
-        self.engine.barrier()
+    def _probe_now(self, step: int) -> bool:
+        """Whether a round on the way is due: rank 0 has the clock, all ranks ask at the same steps."""
+        every = self.config.probe_every
+        asked = _every(every, step)
+        if not asked and not (self.put_off and step % max(1, every // 10) == 0):
+            return False
+        due = _shared(self.pacer.due(asked))
+        self.put_off = not due
+        return due
+
+    def _end_without_number(self, step: int, loss: float, norm: float) -> NoReturn:
+        """Every rank sees the same loss: rank 0 writes the report, all raise the same error."""
+        path, writer = self.run / "spikes" / f"step-{step}.json", self.engine.is_writer
+        documents = _shared(documents_of_step(self.index, self.config, step) if writer else None)
+        if writer:
+            numbers = {"loss": loss, "grad_norm": norm, "lr": learning_rate(step, self.config)}
+            watch.report(path.parent, step, "nan", numbers, documents)
+        raise watch.not_a_number(step, loss, norm, path, documents)
+
+    def _report(self, spike: watch.Spike, norm: float) -> None:
+        found = {"loss": spike.loss, "expected": spike.expected, "deviations": spike.deviations}
+        numbers = {**found, "grad_norm": norm, "lr": learning_rate(spike.step, self.config)}
+        documents = documents_of_step(self.index, self.config, spike.step)
+        path = watch.report(self.run / "spikes", spike.step, "spike", numbers, documents)
+        self._emit("spike", step=spike.step, **found, report=str(path))
+
+    def _state(self) -> dict[str, Any]:
+        config = self.config
+        return {"step": self.step, "samples": self.step * config.global_batch, "fingerprint": self.fingerprint,
+                "tokens_digest": self.index.digest, "config": config.model_dump(mode="json")}  # fmt: skip
+
+    def _save(self, quick: bool) -> None:
+        """A portable checkpoint, or DeepSpeed's own."""
+        if self.logs:
+            self.logs.sync()
+        if quick:
+            path = self.engine.save_restart(self.run / RESTART, self._state())
+        else:
+            model = hf_config(self.config.shape, self.vocab, self.config.seq_len, self.index.eos_id)
+            path = self.engine.save(self.run / PORTABLE, self._state(), {"config.json": json.dumps(model, indent=1)})
+        self._emit("checkpoint", step=self.step, path=str(path))
 
     def _emit_start(self) -> None:
         config = self.config
-        sequences = config.total_steps * config.global_batch
-        self._emit("start", step=self.step, steps=config.total_steps, parameters=self.parameters, ranks=config.ranks,
-                   threads=torch.get_num_threads(), sequences=self.data.size,
-                   epochs=round(sequences / self.data.size, 2), probes=sorted(self.probes.tasks))  # fmt: skip
+        epochs = {name: round(count, 3) for name, count in self.reader.epochs(config.total_steps).items()}
+        self._emit("start", step=self.step, steps=config.total_steps, ranks=config.ranks,
+                   parameters=config.shape.parameters(self.vocab), threads=torch.get_num_threads(),
+                   sequences=self.reader.size, epochs=epochs, attention=self.engine.attention,
+                   probes=sorted(self.probes.tasks))  # fmt: skip
 
     def _emit(self, event: str, **fields: Any) -> None:
         if self.events:
             self.events.emit(event, **fields)
 
-    def _write(self, name: str, rows: list[dict[str, Any]]) -> None:
-        if name in self.logs:
-            self.logs[name].write("".join(json.dumps(row) + "\n" for row in rows))
-            self.logs[name].flush()
+    def close(self) -> None:
+        self.reader.close()
+        if self.logs:
+            self.logs.close()
+
+
+def _every(steps: int, step: int) -> bool:
+    return steps > 0 and step % steps == 0
+
+
+def _shared(value: Any) -> Any:
+    """Rank 0's value on every rank."""
+    values = [value]
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    dist.broadcast_object_list(values, src=0, device=device)
+    return values[0]
+
+
+def _recent_losses(path: Path) -> list[float]:
+    """The last losses of the log, to judge the first ones after a resumption by."""
+    lines = path.read_text().splitlines()[-watch.WINDOW :] if path.exists() else []
+    return [json.loads(line)["loss"] for line in lines]
 
 
 def train_rank(run: Path, config: TrainConfig, events: Events | None) -> None:
@@ -180,31 +250,26 @@ def train_rank(run: Path, config: TrainConfig, events: Events | None) -> None:
     start_ranks()
     trainer = Trainer(run, config, events)
     trainer.train()
-    for log in trainer.logs.values():
-        log.close()
+    trainer.close()
     stop_ranks()
 
 
 def main() -> None:
-    """One of several ranks, started by torchrun. The error line is marked for the launcher, who reads the log."""
+    """One of several ranks, started by torchrun, Ray, srun or deepspeed: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+    MASTER_PORT say which. The error line is marked for the launcher, who reads the log."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("config", type=Path)
-    args = parser.parse_args()
+    args, _ = parser.parse_known_args()
     try:
         events = Events() if os.environ["RANK"] == "0" else None
-        train_rank(args.run, TrainConfig.model_validate_json(args.config.read_text()), events)
+        config = read_config(args.config)
+        set_threads(config, local_ranks())
+        train_rank(args.run.resolve(strict=True), config, events)
     except Exception as error:
         traceback.print_exc()
         print(f"{ERROR_MARK}{describe(error)}", file=sys.stderr, flush=True)
         os._exit(1)  # the other ranks wait in a collective: an orderly teardown would wait for them
-
-
-def describe(error: BaseException) -> str:
-    """One line: the message of an error of ours, the type as well for any other."""
-    ours = type(error).__module__.startswith("trainer.")
-    text = " ".join(str(error).split()) or "no message"
-    return text if ours else f"{type(error).__name__}: {text}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,179 @@
+"""`tamis compare A B`: the probes and the validation of two runs side by side, each difference with its noise.
+
+Probes are compared item by item (see `paired`), and refused where the items are not the same. Validation is compared
+by the means and errors of each source: tokenizers cut the text differently, so its sequences have no pairs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import paired
+from pipeline.errors import TamisError
+from pipeline.paired import Difference
+
+SHARES = ("acc", "acc_norm", "acc_uncond")
+
+
+@dataclass
+class Comparison:
+    """Everything that `show` prints. `probes` and `validation`: (what, number of items or sequences, difference)."""
+
+    steps: tuple[int, int]
+    tokens: tuple[int | None, int | None]
+    headline: Difference
+    probes: list[tuple[str, int, Difference]] = field(default_factory=list)
+    validation: list[tuple[str, int, Difference]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def compare(a: Path, b: Path, step: int | None = None) -> Comparison:
+    """Compare the last probe round of each run, or that of a step. Raises TamisError where they cannot be compared."""
+    steps = (_step(a, step), _step(b, step))
+    before, after = (paired.read(_items(run, at)) for run, at in zip((a, b), steps, strict=True))
+    common = [task for task in before if task in after]
+    if not common:
+        raise TamisError(f"{a} has the probes {', '.join(before)}, {b} has {', '.join(after)}: none in common")
+    wrong = {task: reason for task in common if (reason := paired.disagreement(before[task], after[task]))}
+    if wrong:
+        lines = "; ".join(f"{task}: {reason}" for task, reason in wrong.items())
+        raise TamisError(
+            f"{a} and {b} were asked different items, so nothing can be paired: {lines}. Probe both with the same "
+            "`probes` and train.probe_limit, or score their checkpoints again with `tamis probe`"
+        )
+    probes, sampled = [], []
+    for seed, task in enumerate(common):
+        found, changes = paired.differences(before[task], after[task], seed)
+        probes += [(before[task].label, len(before[task].items), one) for one in found]
+        sampled.append(changes)
+    tokens = _tokens(a, steps[0]), _tokens(b, steps[1])
+    out = Comparison(steps, tokens, _headline(probes, sampled), probes)
+    for name in sorted(before.keys() ^ after.keys()):
+        out.notes.append(f"{name} is in one of the two alone")
+    out.validation, missing = _validation(a, b, steps)
+    out.notes += missing
+    if None not in out.tokens and out.tokens[0] != out.tokens[1]:
+        out.notes.append(f"A has seen {out.tokens[0]:,} training tokens and B {out.tokens[1]:,}")
+    return out
+
+
+def _headline(probes: list[tuple[str, int, Difference]], sampled: list[np.ndarray]) -> Difference:
+    """The mean over the tasks, each counted once; their items are resampled apart."""
+    each = [one for _, _, one in probes if one.metric == paired.HEADLINE]
+    before, after, change = (
+        float(np.mean([getattr(one, name) for one in each])) for name in ("before", "after", "change")
+    )
+    error = float(np.sqrt(np.sum([one.error**2 for one in each])) / len(each))
+    low, high = np.percentile(np.mean(sampled, 0), [2.5, 97.5])
+    return Difference(paired.HEADLINE, before, after, change, error, float(low), float(high))
+
+
+def _step(run: Path, step: int | None) -> int:
+    row = _last(run / "probes.jsonl", lambda row: step is None or row.get("step") == step)
+    if row is None:
+        wanted = "a probe round" if step is None else f"a probe round at step {step}"
+        raise TamisError(
+            f"{run}: expected probes.jsonl with {wanted}, found none; give run directories, or folders that "
+            "`tamis probe --out` wrote"
+        )
+    return int(row["step"])
+
+
+def _items(run: Path, step: int) -> Path:
+    path = paired.path_of(run, step)
+    if not path.exists():
+        raise TamisError(
+            f"{path}: not found: the item scores of that round were not kept; probe again with `tamis probe`"
+        )
+    return path
+
+
+def _validation(a: Path, b: Path, steps: tuple[int, int]) -> tuple[list[tuple[str, int, Difference]], list[str]]:
+    """Bits per byte of each source that both runs validated at these steps, and what cannot be compared."""
+    found = [_validated(run, at) for run, at in zip((a, b), steps, strict=True)]
+    rows, notes = [], []
+    for source in sorted(found[0].keys() | found[1].keys()):
+        one, two = (side.get(source) for side in found)
+        if one is None or two is None:
+            notes.append(f"validation of {source} is in one of the two alone")
+        elif one.get("bits_per_byte_stderr") and two.get("bits_per_byte_stderr"):
+            change = paired.unpaired(one["bits_per_byte"], two["bits_per_byte"],
+                                     one["bits_per_byte_stderr"], two["bits_per_byte_stderr"])  # fmt: skip
+            rows.append((source, min(one["n"], two["n"]), change))
+        else:
+            notes.append(f"validation of {source} has too few sequences for an error")
+    return rows, notes
+
+
+def _validated(run: Path, step: int) -> dict[str, dict[str, Any]]:
+    """`validation` of the last row of train.jsonl up to a step that has one: by source."""
+    row = _last(run / "train.jsonl", lambda row: row.get("step", 0) <= step and isinstance(row.get("validation"), dict))
+    return row["validation"] if row else {}
+
+
+def _tokens(run: Path, step: int) -> int | None:
+    row = _last(run / "train.jsonl", lambda row: row.get("step", 0) <= step)
+    return int(row["tokens"]) if row and "tokens" in row else None
+
+
+def _last(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    """The last row of a JSONL file that is wanted; a half-written last line is passed over."""
+    found = None
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and wanted(row):
+            found = row
+    return found
+
+
+def show(a: Path, b: Path, found: Comparison, out: Console) -> None:
+    out.print(f"A: {a}, step {found.steps[0]:,}\nB: {b}, step {found.steps[1]:,}\n", highlight=False, markup=False)
+    headline = ("all tasks", len({label for label, _, _ in found.probes}), found.headline)
+    out.print(_table("Probes, item by item", "items", [headline, *found.probes]))
+    if found.validation:
+        out.print(_table("Validation, by source", "sequences", found.validation))
+    compared = [one for _, _, one in (*found.probes, *found.validation)]
+    real = sum(not one.noise for one in compared)
+    out.print(
+        f"{real} of {len(compared)} differences are outside noise (95 % intervals; of {len(compared)} comparisons of "
+        f"equal models about {0.05 * len(compared):.1f} would seem so). The headline is bits per byte of the right "
+        "answer: lower is better. The intervals cover other items, not another seed of the training.",
+        highlight=False, markup=False,
+    )  # fmt: skip
+    for note in found.notes:
+        out.print(f"note: {note}", highlight=False, markup=False)
+
+
+def _table(title: str, unit: str, rows: list[tuple[str, int, Difference]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    for name in ("", "metric", unit, "A", "B", "B - A", "95 % interval", ""):
+        table.add_column(name, justify="left" if name in ("", "metric") else "right", no_wrap=True)
+    last = ""
+    for label, count, one in rows:
+        number = _points if one.metric in SHARES else _plain
+        verdict = "inside noise" if one.noise else "[green]B better[/green]" if one.better else "[red]A better[/red]"
+        table.add_row("" if label == last else label, one.metric, f"{count:,}", number(one.before), number(one.after),
+                      f"{number(one.change, True)} ± {number(one.error)}",
+                      f"{number(one.low, True)} to {number(one.high, True)}", verdict)  # fmt: skip
+        last = label
+    return table
+
+
+def _plain(value: float, sign: bool = False) -> str:
+    return f"{value:+.4f}" if sign else f"{value:.4f}"
+
+
+def _points(value: float, sign: bool = False) -> str:
+    """A share in percent: `31.2`; a difference in points: `+1.4`."""
+    return f"{100 * value:+.2f}" if sign else f"{100 * value:.2f}"

@@ -1,0 +1,218 @@
+"""Trainings that end otherwise than by their last step: stopped, broken, refused; and the ways to start one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from toy_training import ROOT, SHAPE, TRAIN, begun, launch, make_run, rows_of, succeed
+
+QUIET = {"probe_every": 0, "val_limit": 0}
+MANIFEST = {"name": "toy", "sources": [{"name": "pydoc", "format": "pydoc"}], "stages": ["extract"]}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("prepared") / "run")
+
+
+@pytest.fixture
+def run(prepared, tmp_path) -> Path:
+    shutil.copytree(prepared, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def tamis(*arguments: object, **more) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT, **more)
+
+
+def manifest(folder: Path, **changes) -> Path:
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(MANIFEST | {"train": TRAIN | changes}))
+    return path
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_stop_signal_saves_and_the_run_goes_on(run, ranks):
+    """SIGTERM in the middle; the second start ends the run, and every step is logged once."""
+    changes = QUIET | {"steps": 1500, "ranks": ranks}
+    (run / "config.json").write_text(json.dumps(TRAIN | changes))
+    command = [sys.executable, "-m", "trainer.launch", "--run", str(run), "--config", str(run / "config.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        events = []
+        for line in process.stdout:
+            events.append(json.loads(line))
+            if events[-1]["event"] == "step":
+                process.send_signal(signal.SIGTERM)
+                break
+        events += [json.loads(line) for line in process.stdout]
+    assert process.returncode == 0, (run / "train.log").read_text()[-2000:]
+    assert [event["event"] for event in events[-2:]] == ["checkpoint", "stopped"]
+    stopped = events[-1]["step"]
+    assert 0 < stopped < 1500
+    assert (run / "checkpoints" / "latest").read_text() == f"step-{stopped}\n"
+    assert not (run / "stop").exists()
+    (run / "stop").touch()  # asked for from outside, one step at least after the start
+    events = succeed(run, **QUIET | {"steps": 1500})
+    assert begun(events) == stopped
+    assert events[-1]["event"] == "stopped"
+    assert [row["step"] for row in rows_of(run)] == list(range(1, events[-1]["step"] + 1))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_documents(run, ranks):
+    """A decay that blows the weights up in step 1: the gradient of step 2 is no number."""
+    from trainer.config import TrainConfig
+    from trainer.lineage import documents_of_step
+    from trainer.tokens import TokenIndex
+
+    done = launch(run, **QUIET | {"weight_decay": 1e30, "ranks": ranks, "checkpoint_every": 1})
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    report = run / "spikes" / "step-2.json"
+    assert line.startswith("trainer: step 2: the loss is ")
+    assert "the gradient norm nan" in line
+    assert str(report) in line
+    body = json.loads(report.read_text())
+    assert (body["kind"], body["step"], body["grad_norm"]) == ("nan", 2, "nan")
+    config = TrainConfig.model_validate(TRAIN | {"ranks": ranks})
+    assert body["documents"] == documents_of_step(TokenIndex.read(run / "tokens"), config, 2)
+    assert sum(row["tokens"] for row in body["documents"]) == 8 * 32
+    assert [row["step"] for row in rows_of(run)] == [1]
+    assert (run / "checkpoints" / "latest").read_text() == "step-1\n"
+
+
+def test_a_spike_is_reported_and_the_run_goes_on(run):
+    events = succeed(run, **QUIET | {"steps": 80, "spike": 1.0})
+    spikes = [event for event in events if event["event"] == "spike"]
+    assert spikes
+    for event in spikes:
+        body = json.loads(Path(event["report"]).read_text())
+        assert body["step"] == event["step"]
+        assert body["deviations"] > 1.0
+        assert body["loss"] == rows_of(run)[body["step"] - 1]["loss"] > body["expected"]
+        assert sum(row["tokens"] for row in body["documents"]) == 8 * 32
+    assert events[-1]["event"] == "done"
+
+
+def test_the_train_command_trains_and_shows_what_it_will_do(run, tmp_path):
+    path = manifest(tmp_path)
+    shown = tamis("train", path, "--run-dir", run, "--dry-run", env={"COLUMNS": "120", "PATH": ""})
+    assert shown.returncode == 0, shown.stderr
+    for text in ("parameters", "28,832", "compute-optimal", "epochs of toy", "activations", "MFU of"):
+        assert text in shown.stderr
+    assert not (run / "train.jsonl").exists()
+    done = tamis("train", path, "--run-dir", run, "--set", "train.steps=4")
+    assert done.returncode == 0, done.stderr
+    assert "train: step 4, loss" in done.stdout
+    again = tamis("train", path, "--run-dir", run, "--set", "train.steps=4")
+    assert "this training is done" in again.stderr
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """A Ray of this process for the tests of this file."""
+    from pipeline.ray_executor import RayExecutor
+
+    executor = RayExecutor(2)
+    yield
+    executor.close()
+
+
+def on_ray(run: Path, **changes) -> None:
+    from pipeline.progress import Reporter
+    from pipeline.training import launch_on_ray
+    from trainer.config import TrainConfig
+
+    config = TrainConfig.model_validate(TRAIN | {"ranks": 2} | changes)
+    launch_on_ray(run, config.model_dump(mode="json"), None, Reporter())
+
+
+def test_two_ranks_on_ray_give_the_numbers_of_one_process(ray, run):
+    on_ray(run, zero_stage=1)
+    theirs = rows_of(run)
+    shutil.rmtree(run / "checkpoints")
+    succeed(run)
+    assert [row["step"] for row in theirs] == [1, 2, 3, 4, 5, 6]
+    for one, two in zip(rows_of(run), theirs, strict=True):
+        assert abs(one["loss"] - two["loss"]) < 1e-5
+
+
+def test_an_error_of_a_rank_on_ray_is_the_error_of_the_launch(ray, run):
+    from pipeline.errors import TamisError
+
+    with pytest.raises(TamisError, match="sequences of seq_len=100000"):
+        on_ray(run, seq_len=100_000)
+    with pytest.raises(TamisError, match="expected room for 64 ranks of 1 CPUs each, found 2 CPUs"):
+        on_ray(run, ranks=64, global_batch=64)
+
+
+def test_the_train_command_wants_shards(tmp_path):
+    done = tamis("train", manifest(tmp_path), "--run-dir", tmp_path / "none")
+    assert done.returncode == 1
+    assert "expected tokens/index.json, found none: make the shards with `tamis run` first" in done.stderr
+
+
+def break_tokenizer(run: Path) -> None:
+    (run / "tokenizer" / "artifact.json").write_text('{"fingerprint": "another"}')
+
+
+def break_shard(run: Path) -> None:
+    (run / "tokens" / "train-1.parquet").write_bytes(b"cut")
+
+
+@pytest.mark.parametrize(
+    ("damage", "changes", "words"),
+    [
+        (break_tokenizer, {}, "the shards were made with tokenizer"),
+        (break_shard, {}, "train-1.parquet: expected"),
+        (None, {"seq_len": 4096}, "sequences of seq_len=4096"),
+        (None, {"global_batch": 8, "ranks": 16}, "must divide global_batch=8"),
+        (None, {"model": "7b", "seq_len": 8192, "micro_batch": 8}, "too little memory: each rank needs about"),
+        (None, {"tensorboard": True}, "train.tensorboard: expected the package tensorboard"),
+        (None, {"init_from": "/nowhere"}, "/nowhere"),
+    ],
+    ids=["tokenizer", "shard", "seq_len", "ranks", "memory", "tensorboard", "init_from"],
+)
+def test_bad_input_is_one_line(run, damage, changes, words):
+    if damage:
+        damage(run)
+    if changes.get("tensorboard"):
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            pytest.skip("tensorboard is installed")
+    done = launch(run, **QUIET | changes)
+    assert done.returncode in (1, 2)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("trainer: ")
+    assert words in line
+    assert not (run / "checkpoints").exists()
+
+
+def test_a_checkpoint_of_another_model_is_one_line(run):
+    """Its tensors are another model's, its state says it is this one's."""
+    succeed(run, **QUIET | {"steps": 2, "checkpoint_every": 1, "model": {**SHAPE, "intermediate_size": 96}})
+    other = run / "checkpoints" / "step-2"
+    weights = other.rename(run / "other") / "model.safetensors"
+    shutil.rmtree(run / "checkpoints")
+    succeed(run, **QUIET | {"steps": 2, "checkpoint_every": 1})
+    (run / "checkpoints" / "latest").write_text("step-1\n")
+    target = run / "checkpoints" / "step-1"
+    shutil.copy(weights, target / "model.safetensors")
+    state = json.loads((target / "state.json").read_text())
+    state["files"]["model.safetensors"] = weights.stat().st_size
+    (target / "state.json").write_text(json.dumps(state))
+    done = launch(run, **QUIET | {"steps": 2, "checkpoint_every": 1})
+    assert done.returncode == 1
+    assert "a checkpoint of another model" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
