@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart test lint peers bench quality
+.PHONY: install quickstart test lint peers peers-models bench quality
 
 install: $(STAMP)
 
@@ -32,13 +32,19 @@ test: lint
 # Peers live in an environment of their own: their versions never meet the project's.
 peers: .venv-peers/.installed
 
+peers-models: .venv-peers/.models
+
+.venv-peers/.models: .venv-peers/.installed benchmarks/peers-models.txt
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --prefer-binary -r benchmarks/peers.txt -r benchmarks/peers-models.txt
+	touch $@
+
 .venv-peers/.installed: benchmarks/peers.txt
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --prefer-binary -r benchmarks/peers.txt
 	touch $@
 
-bench: $(VENV)/.tested peers
+bench: $(VENV)/.tested peers-models
 	$(VENV)/bin/python -m benchmarks --write docs/benchmarks.md
 
-quality: $(VENV)/.tested peers
+quality: $(VENV)/.tested peers-models
 	$(VENV)/bin/python -m benchmarks --quality --write docs/quality.md

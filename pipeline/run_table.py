@@ -59,10 +59,15 @@ def training(run_dir: Path) -> list[str]:
     probes = _rows(run_dir / "probes.jsonl")
     for row in [row for row in probes if row["step"] == probes[-1]["step"]]:
         lines.append(
-            f"probe {row['task']}: acc_norm {row['acc_norm']:.3f} +- {row['acc_norm_stderr']:.3f}, "
-            f"{row['bits_per_byte']:.3f} bits per byte, {row['n']:,} items"
+            f"probe {row.get('label', row['task'])}: {_pair(row, 'bits_per_byte')} bits per byte of the right answer, "
+            f"acc_norm {_pair(row, 'acc_norm')}, {row['n']:,} items"
         )
     return lines
+
+
+def _pair(row: dict[str, Any], name: str) -> str:
+    error = row[f"{name}_stderr"]
+    return f"{row[name]:.3f}" + (f" +- {error:.3f}" if error is not None else "")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
