@@ -90,7 +90,7 @@ def test_probes_are_reported(run_dir):
     assert {"hellaswag", "openbookqa"} <= {row["task"] for row in probes}
     assert {"step", "n", "acc", "acc_norm", "bits_per_byte", "acc_stderr"} <= set(probes[0])
     train = [json.loads(line) for line in (run_dir / "train.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in train] == [1, 2, 3]
+    assert [row["step"] for row in train] == [0, 1, 2, 3]  # the first is the untrained model's validation
 
 
 def test_no_probe_item_is_left_in_the_training_data(run_dir):

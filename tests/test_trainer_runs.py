@@ -33,7 +33,11 @@ def largest_difference(left: Path, right: Path) -> float:
 
 def test_a_run_learns_and_leaves_the_contract(trained):
     run, events = trained
+    untrained = json.loads((run / "train.jsonl").read_text().splitlines()[0])
+    assert (untrained["step"], untrained["tokens"], "loss" in untrained) == (0, 0, False)
     rows = rows_of(run)
+    assert untrained["val_loss"] == pytest.approx(math.log(320), abs=0.1)
+    assert untrained["val_bits_per_byte"] > rows[-1]["val_bits_per_byte"] + 3 * rows[-1]["val_bits_per_byte_stderr"]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert {"step", "loss", "tokens", "tokens_per_s", "mfu", "mfu_of_measured", "memory_bytes", "data_wait", "lr",
             "grad_norm"} <= rows[0].keys()  # fmt: skip
@@ -118,7 +122,7 @@ def test_a_changed_setting_starts_again_and_keeps_the_old(trained, tmp_path):
     assert [row["step"] for row in rows_of(run)] == [1, 2]
     (old,) = run.glob("checkpoints-*")
     assert (old / "step-6" / "model.safetensors").exists()
-    assert len((old / "train.jsonl").read_text().splitlines()) == 6
+    assert len((old / "train.jsonl").read_text().splitlines()) == 7
 
 
 def test_latest_that_points_nowhere_is_an_error(tmp_path):

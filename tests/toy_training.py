@@ -91,4 +91,6 @@ def begun(events: list[dict]) -> int:
 
 
 def rows_of(run: Path, name: str = "train.jsonl") -> list[dict]:
-    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+    """Rows of a log; of train.jsonl those of the steps, without the untrained model's validation."""
+    rows = [json.loads(line) for line in (run / name).read_text().splitlines()]
+    return [row for row in rows if row["step"]] if name == "train.jsonl" else rows

@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     events = Events()
     try:
         index = TokenIndex.read(run / "tokens")
-        fingerprint = config.fingerprint(input_digest(index.digest, run / "probes"))
+        fingerprint = config.fingerprint(input_digest(index.digest, run / "probes", config.init_from))
         set_threads(config, config.ranks)
         if args.dry_run:
             from trainer.begin import start_table

@@ -18,10 +18,9 @@ import torch
 from trainer import tensor_files
 from trainer.export import TOKENIZER, Model, find_checkpoint, open_model, run_of
 from trainer.model import Llama, canonical_name
-from trainer.probes import BATCH_TOKENS, ProbeError, Probes, Scorer
+from trainer.probes import BATCH_TOKENS, GPU_BATCH_TOKENS, ProbeError, Probes, Scorer
 from trainer.rundir import STATE, publish_text
 
-GPU_BATCH_TOKENS = 8 * BATCH_TOKENS
 
 
 def load_model(found: Model, device: torch.device) -> Llama:

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from trainer.probe_items import ProbeError, Request, Task, read_items, tokenise
 from trainer.probe_stats import METRICS, chance, item_metrics, mean_and_error
 
-BATCH_TOKENS = 8192
+BATCH_TOKENS, GPU_BATCH_TOKENS = 8192, 65536  # padded tokens in a forward pass
 IGNORE = -100
 ITEMS_FOLDER = "probe-items"  # in the run directory: step-<step>.parquet
 

@@ -61,11 +61,22 @@ def lock(run: Path, wait_s: float = 30.0) -> IO[str]:
             time.sleep(0.2)
 
 
-def input_digest(index_digest: str, probes: Path) -> str:
-    """SHA-256 over the token index and the probe files: everything that the training reads."""
+def input_digest(index_digest: str, probes: Path, init_from: str) -> str:
+    """SHA-256 over everything that the training reads: the token index, the probe files, the first weights.
+
+    Of weights the sizes, the first MiB and 16 blocks are read: as many bytes as tell one checkpoint from another.
+    """
     digest = hashlib.sha256(index_digest.encode())
     for path in sorted(probes.glob("*.jsonl")) if probes.is_dir() else []:
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    for path in sorted(Path(init_from).glob("*.safetensors")) if init_from else []:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            for block in range(16):
+                file.seek(size * block // 16)
+                digest.update(file.read(1 << 16))
     return digest.hexdigest()
 
 
@@ -109,7 +120,7 @@ def set_aside(run: Path, fingerprint: str) -> Path:
     if target.exists():
         shutil.rmtree(target)
     (run / CHECKPOINTS).rename(target) if (run / CHECKPOINTS).exists() else target.mkdir()
-    for name in (*LOGS, "restart", "spikes"):
+    for name in (*LOGS, "restart", "spikes", "probe-items"):
         if (run / name).exists():
             (run / name).rename(target / name)
     return target

@@ -35,7 +35,7 @@ from trainer.meter import Meter
 from trainer.optim import learning_rate
 from trainer.pacer import Pacer
 from trainer.policy import autocast_dtype
-from trainer.probes import Probes
+from trainer.probes import BATCH_TOKENS, GPU_BATCH_TOKENS, Probes
 from trainer.reader import Reader
 from trainer.resume import PORTABLE, RESTART
 from trainer.rundir import Events, input_digest, lock
@@ -52,7 +52,7 @@ class Trainer:
     def __init__(self, run: Path, config: TrainConfig, events: Events | None) -> None:
         self.run, self.config, self.events = run, config, events
         self.index = TokenIndex.read(run / "tokens")
-        self.fingerprint = config.fingerprint(input_digest(self.index.digest, run / "probes"))
+        self.fingerprint = config.fingerprint(input_digest(self.index.digest, run / "probes", config.init_from))
         resume = None
         if events:
             self.lock = lock(run)
@@ -68,7 +68,8 @@ class Trainer:
         held_out = Reader(self.index, config, run / ".cache", *here, split="validation")
         self.validation = Validation(held_out, config.val_limit)
         held_out.close()
-        self.probes = Probes(run / "probes", tokenizer, config.probe_limit, config.seq_len, self.index.eos_id)
+        batch = BATCH_TOKENS if self.engine.device.type == "cpu" else GPU_BATCH_TOKENS
+        self.probes = Probes(run / "probes", tokenizer, config.probe_limit, config.seq_len, self.index.eos_id, batch)
         self.watch = watch.Watch(config.spike, _recent_losses(run / TRAIN))
         flops = config.shape.flops_per_token(self.vocab, config.seq_len)
         speed = peak(autocast_dtype(config) or torch.float32)
@@ -82,6 +83,9 @@ class Trainer:
         self._emit_start()
         if self.step == 0 and config.probe_every:
             began = time.perf_counter()
+            untrained = self.validation.evaluate(self.engine.logprobs, self.engine.gather)
+            if self.logs and untrained:
+                self.logs.write(TRAIN, [{"step": 0, "tokens": 0, **untrained}])
             self._probe()
             self.pacer.probed(time.perf_counter() - began, on_the_way=False)
         overlap, late, stopping = self.engine.device.type != "cpu", None, False
@@ -195,7 +199,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         config = self.config
         return {"step": self.step, "samples": self.step * config.global_batch, "fingerprint": self.fingerprint,
-                "tokens_digest": self.index.digest, "config": config.model_dump(mode="json")}  # fmt: skip
+                "tokens_digest": self.index.digest, "tokenizer": self.index.fingerprint, "config": config.model_dump(mode="json")}  # fmt: skip
 
     def _save(self, quick: bool) -> None:
         """A portable checkpoint, or DeepSpeed's own."""
@@ -241,7 +245,7 @@ def _shared(value: Any) -> Any:
 def _recent_losses(path: Path) -> list[float]:
     """The last losses of the log, to judge the first ones after a resumption by."""
     lines = path.read_text().splitlines()[-watch.WINDOW :] if path.exists() else []
-    return [json.loads(line)["loss"] for line in lines]
+    return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
 
 
 def train_rank(run: Path, config: TrainConfig, events: Events | None) -> None:
