@@ -22,7 +22,6 @@ from trainer.probes import BATCH_TOKENS, GPU_BATCH_TOKENS, ProbeError, Probes, S
 from trainer.rundir import STATE, publish_text
 
 
-
 def load_model(found: Model, device: torch.device) -> Llama:
     """The weights of a model on disk in the trainer's own model, fp32, for inference."""
     shape = found.description.shape

@@ -197,9 +197,10 @@ class Trainer:
         self._emit("spike", step=spike.step, **found, report=str(path))
 
     def _state(self) -> dict[str, Any]:
-        config = self.config
+        config, index = self.config, self.index
         return {"step": self.step, "samples": self.step * config.global_batch, "fingerprint": self.fingerprint,
-                "tokens_digest": self.index.digest, "tokenizer": self.index.fingerprint, "config": config.model_dump(mode="json")}  # fmt: skip
+                "tokens_digest": index.digest, "tokenizer": index.fingerprint,
+                "config": config.model_dump(mode="json")}  # fmt: skip
 
     def _save(self, quick: bool) -> None:
         """A portable checkpoint, or DeepSpeed's own."""
