@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from toy_training import ROOT, SHAPE
 
-from trainer.config import TrainConfig
+from trainer.config import EXECUTION_FIELDS, TrainConfig
 from trainer.optim import learning_rate
 
 SHARED = ROOT.parent / "shared"
@@ -67,3 +67,10 @@ def test_schedules():
     assert learning_rate(100, cosine) == pytest.approx(0.001)
     wsd = TrainConfig(steps=100, lr=0.01, warmup=10, schedule="wsd", decay_share=0.2, min_lr_ratio=0)
     assert [round(learning_rate(step, wsd), 6) for step in (50, 80, 90, 100)] == [0.01, 0.01, 0.005, 0.0]
+
+
+def test_every_field_is_on_the_page_and_told_apart():
+    """docs/manifest.md names each field of `train:`; what is execution is a field."""
+    page = (ROOT / "docs" / "manifest.md").read_text()
+    assert [name for name in TrainConfig.model_fields if f"`{name}`" not in page] == []
+    assert set(TrainConfig.model_fields) >= EXECUTION_FIELDS
