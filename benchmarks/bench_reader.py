@@ -98,7 +98,7 @@ def run() -> str:
             "tamis, best fit, document masks": speed(index, cache, packing="best_fit", document_mask=True),
         }
         flat = next(cache.glob("tokens-*.bin"))
-        shards = [str(index.folder / shard["path"]) for shard in index.shards]
+        shards = [str(index.folder / shard.path) for shard in index.shards]
         theirs = peer("reader_peers.py", {"flat": str(flat), "shards": shards, "seq_len": SEQ_LEN, "rows": ROWS,
                                           "seconds": 2.0})  # fmt: skip
         facts = {seq_len: packed_facts(index, cache, seq_len) for seq_len in (1024, 2048, 8192)}

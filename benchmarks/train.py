@@ -56,6 +56,7 @@ def ours(config: dict[str, Any], folder: Path, vocab: int) -> dict[str, Any]:
         sys.exit(f"tamis: {done.stderr.strip()}\n" + (run / "train.log").read_text()[-2000:])
     events = [json.loads(line) for line in done.stdout.splitlines()]
     rows = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["step"]]  # the row before the first step has the validation alone
     steady = rows[len(rows) // 3 :]
     speed = statistics.median(row["tokens_per_s"] for row in steady)
     training = config["global_batch"] * config["seq_len"] * config["steps"] / speed

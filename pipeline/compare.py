@@ -14,13 +14,16 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline import paired
 from pipeline.errors import TamisError
 from pipeline.paired import Difference
+from pipeline.run_table import print_whole
+from pipeline.shown import shown
 
-SHARES = ("acc", "acc_norm", "acc_uncond")
+LABEL = 26  # characters of a name in a table
 
 
 @dataclass
@@ -138,35 +141,48 @@ def _last(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any
 
 
 def show(a: Path, b: Path, found: Comparison, out: Console) -> None:
-    out.print(f"A: {a}, step {found.steps[0]:,}\nB: {b}, step {found.steps[1]:,}\n", highlight=False, markup=False)
-    headline = ("all tasks", len({label for label, _, _ in found.probes}), found.headline)
-    out.print(_table("Probes, item by item", "items", [headline, *found.probes]))
+    """Print the tables and what they come to; 98 columns take the tables."""
+    out.print(f"A: {a}, step {found.steps[0]:,}\nB: {b}, step {found.steps[1]:,}\n", highlight=False, markup=False,
+              soft_wrap=True)  # fmt: skip
+    tasks = len({label for label, _, _ in found.probes})
+    tables = [_table("Probes, item by item", "task", "item", [("all together", tasks, found.headline)], found.probes)]
     if found.validation:
-        out.print(_table("Validation, by source", "sequences", found.validation))
+        tables.append(_table("Validation, by source", "source", "sequence", [], found.validation))
+    for table in tables:
+        print_whole(table, out)
+        out.print()
     compared = [one for _, _, one in (*found.probes, *found.validation)]
     real = sum(not one.noise for one in compared)
     out.print(
         f"{real} of {len(compared)} differences are outside noise (95 % intervals; of {len(compared)} comparisons of "
         f"equal models about {0.05 * len(compared):.1f} would seem so). The headline is bits per byte of the right "
-        "answer: lower is better. The intervals cover other items, not another seed of the training.",
+        "answer: lower is better; of every other number more is. Probabilities and accuracies are in %. The intervals "
+        "cover other items, not another seed of the training.",
         highlight=False, markup=False,
     )  # fmt: skip
     for note in found.notes:
         out.print(f"note: {note}", highlight=False, markup=False)
 
 
-def _table(title: str, unit: str, rows: list[tuple[str, int, Difference]]) -> Table:
+Rows = list[tuple[str, int, Difference]]
+
+
+def _table(title: str, group: str, unit: str, head: Rows, rows: Rows) -> Table:
+    """A line for each metric, below one for its task or source."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
-    for name in ("", "metric", unit, "A", "B", "B - A", "95 % interval", ""):
-        table.add_column(name, justify="left" if name in ("", "metric") else "right", no_wrap=True)
+    for name in (group, "A", "B", "B - A", "95 % interval", ""):
+        table.add_column(name, justify="left" if name in (group, "") else "right", no_wrap=True)
     last = ""
-    for label, count, one in rows:
-        number = _points if one.metric in SHARES else _plain
+    for label, count, one in [*head, *rows]:
+        if label != last:
+            what = f"{count:,} {unit if last or not head else group}{'s' if count != 1 else ''}"
+            table.add_row(f"[bold]{escape(shown(label, LABEL))}[/bold]", "", "", f"[dim]{what}[/dim]")
+            last = label
+        number = _plain if one.metric == paired.HEADLINE else _percent
         verdict = "inside noise" if one.noise else "[green]B better[/green]" if one.better else "[red]A better[/red]"
-        table.add_row("" if label == last else label, one.metric, f"{count:,}", number(one.before), number(one.after),
+        table.add_row(f"  {one.metric}", number(one.before), number(one.after),
                       f"{number(one.change, True)} ± {number(one.error)}",
                       f"{number(one.low, True)} to {number(one.high, True)}", verdict)  # fmt: skip
-        last = label
     return table
 
 
@@ -174,6 +190,6 @@ def _plain(value: float, sign: bool = False) -> str:
     return f"{value:+.4f}" if sign else f"{value:.4f}"
 
 
-def _points(value: float, sign: bool = False) -> str:
-    """A share in percent: `31.2`; a difference in points: `+1.4`."""
+def _percent(value: float, sign: bool = False) -> str:
+    """A share in percent: `31.20`; a difference in points: `+1.40`."""
     return f"{100 * value:+.2f}" if sign else f"{100 * value:.2f}"

@@ -31,14 +31,18 @@ def batch(
     Ranks are those of the last launch; the rows of a step's global batch are the same for any number of them.
     """
     from pipeline import batches
-    from trainer.config import TrainConfig
+    from trainer.launch import read_config
     from trainer.lineage import Lineage
+    from trainer.rundir import TrainingError
     from trainer.tokens import DataError, TokenIndex
 
-    settings = run_dir / "train.config.json"
+    settings = run_dir / "training.json"
     if not settings.exists():
-        raise TamisError(f"{run_dir}: expected train.config.json of a training, found none; run `tamis train` first")
-    config = TrainConfig.model_validate_json(settings.read_text())
+        raise TamisError(f"{run_dir}: expected training.json of a training, found none; run `tamis train` first")
+    try:
+        config = read_config(settings)
+    except TrainingError as error:
+        raise TamisError(str(error)) from None
     if step > config.total_steps:
         raise TamisError(f"{run_dir}: expected a step up to {config.total_steps}, found {step}")
     rows = list(range(config.global_batch))

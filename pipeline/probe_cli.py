@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import TamisError
+from pipeline.run_table import print_whole
 
 out = Console()
 err = Console(stderr=True)
@@ -60,7 +61,7 @@ def probe(
                 rows = score(checkpoint, items, limit, target, tokenizer, told)
         except (CheckpointError, ProbeError) as error:
             raise TamisError(f"probe: {error}") from None
-    out.print(_table(rows))
+    print_whole(_table(rows), out)
     if target:
         err.print(f"compare it:  tamis compare OTHER {target}", highlight=False, markup=False, soft_wrap=True)
 
@@ -96,13 +97,13 @@ def _published(tasks: str, folder: Path) -> Path:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    heads = ("", "items", "bits per byte", "p of the right one", "acc", "acc_norm", "acc_uncond", "chance")
-    for name in heads:
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    heads = ("shares in %", "items", "bits per byte", "p right", "acc", "acc_norm", "acc_uncond", "chance")
+    for at, name in enumerate(heads):
+        table.add_column(name, justify="right" if at else "left", no_wrap=True)
     for row in rows:
-        shares = [_with_error(row, name, 100, 1) for name in ("acc", "acc_norm", "acc_uncond")]
-        table.add_row(row["label"], f"{row['n']:,}", _with_error(row, "bits_per_byte", 1, 3),
-                      _with_error(row, "norm_correct_prob", 1, 3), *shares, f"{100 * row['chance']:.1f}")  # fmt: skip
+        shares = [_with_error(row, name, 100, 1) for name in ("norm_correct_prob", "acc", "acc_norm", "acc_uncond")]
+        table.add_row(row["label"], f"{row['n']:,}", _with_error(row, "bits_per_byte", 1, 3), *shares,
+                      f"{100 * row['chance']:.1f}")  # fmt: skip
     if any(row["cut"] or row["left_out"] for row in rows):
         said = (f"{row['label']}: {row['cut']} contexts cut, {row['left_out']} items left out" for row in rows)
         table.caption = "longer than the model's window: " + "; ".join(said)

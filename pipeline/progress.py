@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PLAIN_SECONDS = 10.0
 
@@ -29,13 +29,11 @@ class Reporter:
         self._start = self._said = time.monotonic()
         if self.console.is_terminal:
             self._live = Progress(
-                TextColumn("{task.description:<34}"),
-                BarColumn(bar_width=24),
+                TextColumn("{task.description:<14}"),
+                BarColumn(bar_width=8),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                TextColumn("ETA"),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(elapsed_when_finished=True),
                 console=self.console,
             )
             self._live.start()

@@ -170,7 +170,7 @@ class _Worker:
             return
         if self._executor is None:
             self._executor = self._make()
-        label = label if len(label) <= 60 else label[:40] + " ... " + label[-15:]
+        label = label if len(label) <= 40 else label[:20] + " ... " + label[-15:]
         self.reporter.start(label, total, total - len(todo))
         documents, kept = 0, 0
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""The table at the end of `tamis run`: each stage's documents, the reasons of its drops, and what training gave."""
+"""The tables at the end of `tamis run`: each stage's documents, the reasons of its drops, and what training gave."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 FATES = ("in", "kept", "dropped", "quarantined")
 REASONS_SHOWN = 4
+
+
+def print_whole(table: Table, out: Console) -> None:
+    """Print a table as wide as it is: in a pipe or a narrow terminal its numbers are never cut."""
+    width = out.width
+    out.width = max(width, out.measure(table, options=out.options.update(width=1000)).maximum)
+    out.print(table)
+    out.width = width
 
 
 def documents(summary: dict[str, Any]) -> Table:
@@ -49,25 +58,31 @@ def _seconds(stage: dict[str, Any]) -> str:
     return "[dim]cached[/dim]" if stage["cached"] else f"{stage['wall_seconds']:,.1f}"
 
 
-def training(run_dir: Path) -> list[str]:
-    """Last loss and last probe results, one line each; empty when nothing was trained."""
-    lines = []
-    rows = _rows(run_dir / "train.jsonl")
+def training(run_dir: Path) -> list[RenderableType]:
+    """What the last steps and the last probes gave, to be printed; empty when nothing was trained."""
+    shown: list[RenderableType] = []
+    rows = [row for row in _rows(run_dir / "train.jsonl") if "loss" in row]
     if rows:
         last = rows[-1]
-        lines.append(f"train: step {last['step']}, loss {last['loss']:.3f}, {last['tokens']:,} tokens")
+        line = f"train: step {last['step']:,}, loss {last['loss']:.3f}, {last['tokens']:,} tokens"
+        bits = last.get("val_bits_per_byte")
+        shown.append(line + (f", validation {_pair(last, 'val_bits_per_byte', 1, 3)} bits per byte" if bits else ""))
     probes = _rows(run_dir / "probes.jsonl")
-    for row in [row for row in probes if row["step"] == probes[-1]["step"]]:
-        lines.append(
-            f"probe {row.get('label', row['task'])}: {_pair(row, 'bits_per_byte')} bits per byte of the right answer, "
-            f"acc_norm {_pair(row, 'acc_norm')}, {row['n']:,} items"
-        )
-    return lines
+    if probes:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for heading in ("probe", "items", "bits per byte", "acc_norm, %"):
+            table.add_column(heading, justify="left" if heading == "probe" else "right", no_wrap=True)
+        for row in [row for row in probes if row["step"] == probes[-1]["step"]]:
+            name, n = escape(row.get("label", row["task"])), f"{row['n']:,}"
+            table.add_row(name, n, _pair(row, "bits_per_byte", 1, 3), _pair(row, "acc_norm", 100, 1))
+        shown.append(table)
+    return shown
 
 
-def _pair(row: dict[str, Any], name: str) -> str:
-    error = row[f"{name}_stderr"]
-    return f"{row[name]:.3f}" + (f" +- {error:.3f}" if error is not None else "")
+def _pair(row: dict[str, Any], name: str, scale: int, digits: int) -> str:
+    """A number with its standard error, where it has one."""
+    error = row.get(f"{name}_stderr")
+    return f"{scale * row[name]:.{digits}f}" + (f" ± {scale * error:.{digits}f}" if error is not None else "")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

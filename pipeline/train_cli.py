@@ -37,7 +37,7 @@ def train(
     """Train and probe a model on the shards of a finished run, or go on with a training that was stopped."""
     import stages
     from pipeline import manifest as manifests
-    from pipeline import run_table, training
+    from pipeline import report, run_table, training
     from trainer.config import TrainConfig
 
     stages.load_all()
@@ -57,6 +57,8 @@ def train(
         return
     if last.get("already"):
         err.print("nothing to do: this training is done", style="green")
+    if (folder / "summary.json").exists():
+        report.build(folder)
     for line in run_table.training(folder):
         out.print(line, highlight=False, markup=False)
 

@@ -30,6 +30,7 @@ from pipeline.start_table import start_table
 from pipeline.storage import digest, file_sha256, publish_json
 
 CONFIG, STOP = "train.config.json", "stop"
+SETTINGS = "training.json"  # left by the trainer: what the checkpoints and logs are of
 
 
 def node_for(plan: Plan, config: dict[str, Any]) -> Node:
@@ -49,7 +50,15 @@ def _source_digest() -> str:
 
 
 def is_done(run_dir: Path, plan: Plan, config: dict[str, Any]) -> bool:
-    return Store(run_dir).commit(node_for(plan, config), "train") is not None and (run_dir / "train.jsonl").exists()
+    """Whether this training is committed and still the one that lies there: `tamis train` may have made another."""
+    record = Store(run_dir).commit(node_for(plan, config), "train")
+    lies = record is not None and record["metrics"].get("settings") == _settings(run_dir)
+    return lies and (run_dir / "train.jsonl").exists()
+
+
+def _settings(run_dir: Path) -> str | None:
+    path = run_dir / SETTINGS
+    return file_sha256(path) if path.exists() else None
 
 
 def train(run_dir: Path, plan: Plan, config: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
@@ -57,6 +66,7 @@ def train(run_dir: Path, plan: Plan, config: dict[str, Any], reporter: Reporter)
     node, timer = node_for(plan, config), Timer()
     with timer:
         metrics = launch(run_dir, config, reporter)
+        metrics["settings"] = _settings(run_dir)
     Store(run_dir).folder(node).mkdir(parents=True, exist_ok=True)
     Store(run_dir).publish(node, "train", [], {"metrics": metrics, "attempt": 0, **timer.to_json()})
     return metrics
@@ -83,6 +93,8 @@ def launch(run_dir: Path, config: dict[str, Any], reporter: Reporter, dry: bool 
             raise
         errors.seek(0)
         lines = errors.read().decode("utf-8", "replace").strip().splitlines()
+    if code == -signal.SIGTERM:
+        raise Stopped("stopped before its first step: the same command begins there")
     if code != 0:
         said = lines[-1] if lines else f"no message (see {run_dir / 'train.log'})"
         raise TamisError(f"train: {said.removeprefix('trainer: ')}")
@@ -94,6 +106,7 @@ def launch_on_ray(run_dir: Path, config: dict[str, Any], address: str | None, re
     from pipeline.ray_executor import run_ranks
 
     publish_json(run_dir / CONFIG, config)
+    (run_dir / STOP).unlink(missing_ok=True)  # from before this start
     arguments = ["-m", "trainer.train", str(run_dir), str(run_dir / CONFIG)]
     with _stopping((run_dir / STOP).touch, reporter):
         lines = run_ranks(arguments, config["ranks"], address, run_dir / "train.log", config["threads"] or 1)
@@ -155,7 +168,8 @@ def follow(lines: Iterable[bytes], reporter: Reporter) -> dict[str, Any]:
                 started, at = True, step - 1
             reporter.advance(step - at, _progress(event))
             at = step
-        last = {**last, **event}
+        if kind not in ("probe", "probed"):  # they have files of their own
+            last = {**last, **event}
     if started:
         reporter.finish(f"loss {last.get('loss', float('nan')):.3f}")
     return last
@@ -173,12 +187,10 @@ def _note(event: dict[str, Any]) -> str:
 
 
 def _progress(event: dict[str, Any]) -> str:
-    """`loss 3.123, 12,345 tokens/s, MFU 41 %, 1.2 GB, 0.1 % waiting for data`."""
+    """`loss 3.123, 12,345 tokens/s, MFU 41%, data wait 0.1%`: with the bar it fits into 100 columns."""
     parts = [f"loss {event['loss']:.3f}", f"{event.get('tokens_per_s', 0):,.0f} tokens/s"]
     if event.get("mfu") is not None:
         parts.append(f"MFU {event['mfu']:.0%}")
-    if event.get("memory_bytes"):
-        parts.append(f"{event['memory_bytes'] / 1e9:,.1f} GB")
     if event.get("data_wait") is not None:
-        parts.append(f"{event['data_wait']:.1%} waiting for data")
+        parts.append(f"data wait {event['data_wait']:.1%}")
     return ", ".join(parts)

@@ -135,10 +135,43 @@ def test_a_mask_is_built_once_for_a_batch_and_forgotten_with_it(monkeypatch):
     assert len(attention._masks) == held - 1
 
 
+def test_documents_are_counted_before_they_go_to_the_gpu(monkeypatch):
+    """With a stand-in for the GPU: the mask of the moved segments is there, and nothing is built from them again."""
+    monkeypatch.setattr(attention, "choose", lambda *_: "varlen")
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    there = SEGMENTS.clone()
+    attention.announce(SEGMENTS, there, "auto", torch.bfloat16, 64)
+    monkeypatch.setattr(attention, "spans", lambda segments: pytest.fail("built from the moved segments"))
+    found = document_mask(there, "auto", torch.bfloat16, 64)
+    assert torch.equal(found.bounds, spans(SEGMENTS).bounds)
+    assert found.longest == SEGMENTS.shape[1]
+
+
+def test_cudnn_is_asked_for_heads_that_it_knows(monkeypatch):
+    asked = []
+    monkeypatch.setattr(attention, "first_cudnn", lambda: asked.append(1))
+    monkeypatch.setattr(attention, "_cudnn_first", lambda device: True)
+
+    class Query:
+        device = GPU
+
+        def __init__(self, dtype, width):
+            self.dtype, self.shape = dtype, (1, 4, 16, width)
+
+    for dtype, width, expected in ((torch.bfloat16, 64, 1), (torch.bfloat16, 128, 2), (torch.bfloat16, 8, 2),
+                                   (torch.float32, 64, 2)):  # fmt: skip
+        attention.preferred(Query(dtype, width))
+        assert len(asked) == expected
+    with torch.no_grad():
+        attention.preferred(Query(torch.bfloat16, 64))
+    assert len(asked) == 2
+
+
 def test_the_kernel_follows_device_precision_and_head():
     assert choose("auto", CPU, torch.float32, 64) == choose("sdpa", CPU, torch.bfloat16, 64) == "dense"
     assert choose("auto", GPU, torch.bfloat16, 64) == choose("auto", GPU, torch.float16, 256) == "varlen"
     assert choose("auto", GPU, torch.float32, 64) == choose("flex", GPU, torch.bfloat16, 64) == "flex"
+    assert choose("auto", GPU, torch.float32, 8) == choose("flex", GPU, torch.bfloat16, 8) == "dense"
     assert choose("auto", GPU, torch.bfloat16, 60) == choose("auto", GPU, torch.bfloat16, 264) == "flex"
     assert choose("sdpa", GPU, torch.bfloat16, 64) == "dense"
     with pytest.raises(ValueError, match=r"flex needs a GPU.*expected auto or sdpa"):
@@ -170,3 +203,18 @@ def test_the_order_of_kernels_compiles_without_a_break(monkeypatch):
     found = torch.compile(attend, backend=backend, fullgraph=True)(q, k, v)
     assert torch.allclose(found, attend(q, k, v), atol=1e-6)
     assert backend.frame_count == 1
+
+
+def test_any_number_of_documents_compiles_at_most_twice(monkeypatch):
+    """The first number as it is, the second as a variable; then no batch compiles anything."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    monkeypatch.setattr(attention, "varlen_attn", lambda q, k, v, bounds, *_, **__: q * bounds.sum())
+    torch._dynamo.reset()
+    backend = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(attend, backend=backend, fullgraph=True)
+    q, k, v = heads(2, 16, 4, 2)
+    for lengths in ([[16], [16]], [[3, 13], [16]], [[4, 4, 8], [8, 8]], [[1] * 16, [2] * 8], [[9, 7], [1] * 16]):
+        mask = spans(segments_from(lengths))
+        assert torch.equal(compiled(q, k, v, mask), q * mask.bounds.sum())
+    assert backend.frame_count <= 2

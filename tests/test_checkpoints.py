@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import types
 import weakref
@@ -15,9 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from trainer import checkpoint
+from trainer.begin import prepare
 from trainer.config import TrainConfig
-from trainer.resume import PORTABLE, RESTART, RESTART_FORMAT, find, layout
-from trainer.rundir import CheckpointError, publish_text
+from trainer.resume import RESTART_FORMAT, find, layout
+from trainer.rundir import CHECKPOINTS, RESTART, CheckpointError, publish_text
 from trainer.stream import TensorWriter
 from trainer.topology import Axis
 
@@ -136,7 +138,7 @@ class Dies(Fake):
 
 
 def test_a_half_written_checkpoint_is_never_believed(tmp_path):
-    folder = tmp_path / PORTABLE
+    folder = tmp_path / CHECKPOINTS
     checkpoint.save(Fake(SHAPES), folder, {"step": 1}, {}, keep_last=2)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(Dies(SHAPES), folder, {"step": 2}, {}, keep_last=2)
@@ -150,7 +152,7 @@ def test_a_half_written_checkpoint_is_never_believed(tmp_path):
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "no state"])
 def test_a_damaged_checkpoint_is_an_error_that_names_the_file(tmp_path, damage):
-    path = checkpoint.save(Fake(SHAPES), tmp_path / PORTABLE, {"step": 1}, {}, keep_last=2)
+    path = checkpoint.save(Fake(SHAPES), tmp_path / CHECKPOINTS, {"step": 1}, {}, keep_last=2)
     file = path / "exp_avg" / "model.safetensors"
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[:-4])
@@ -190,20 +192,20 @@ def _restart(run: Path, step: int, config: TrainConfig, **more: object) -> None:
 def test_the_restart_is_taken_where_it_is_newer_and_of_the_same_layout(tmp_path):
     config = TrainConfig(steps=50, global_batch=8)
     assert find(tmp_path, config) is None
-    checkpoint.save(Fake(SHAPES), tmp_path / PORTABLE, {"step": 10, "fingerprint": "f"}, {}, keep_last=2)
+    checkpoint.save(Fake(SHAPES), tmp_path / CHECKPOINTS, {"step": 10, "fingerprint": "f"}, {}, keep_last=2)
     _restart(tmp_path, 15, config, fingerprint="f")
     found = find(tmp_path, config)
     assert (found.step, found.quick) == (15, True)
     for changed in ({"zero_stage": 1}, {"ranks": 2}, {"micro_batch": 2}):
         found = find(tmp_path, TrainConfig(steps=50, global_batch=8, **changed))
         assert (found.step, found.quick) == (10, False)
-    checkpoint.save(Fake(SHAPES), tmp_path / PORTABLE, {"step": 20, "fingerprint": "f"}, {}, keep_last=2)
+    checkpoint.save(Fake(SHAPES), tmp_path / CHECKPOINTS, {"step": 20, "fingerprint": "f"}, {}, keep_last=2)
     assert find(tmp_path, config).step == 20
 
 
 def test_a_restart_of_another_training_or_a_damaged_one(tmp_path):
     config = TrainConfig(steps=50, global_batch=8)
-    checkpoint.save(Fake(SHAPES), tmp_path / PORTABLE, {"step": 10, "fingerprint": "f"}, {}, keep_last=2)
+    checkpoint.save(Fake(SHAPES), tmp_path / CHECKPOINTS, {"step": 10, "fingerprint": "f"}, {}, keep_last=2)
     _restart(tmp_path, 15, config, fingerprint="g")
     assert find(tmp_path, config).step == 10
     shutil.rmtree(tmp_path / RESTART)
@@ -211,3 +213,67 @@ def test_a_restart_of_another_training_or_a_damaged_one(tmp_path):
     (tmp_path / RESTART / "step-15" / "shard.pt").write_bytes(b"123")
     with pytest.raises(CheckpointError, match=r"shard.pt: expected 5 bytes, found 3"):
         find(tmp_path, config)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    """A limit on the size of a file stands for the disk."""
+    path = tmp_path / CHECKPOINTS
+    checkpoint.save(Fake(SHAPES), path, {"step": 1, "fingerprint": "f"}, {}, keep_last=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"step-2: cannot be written: File too large: make room on the disk"):
+            checkpoint.save(Fake(SHAPES), path, {"step": 2, "fingerprint": "f"}, {}, keep_last=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert find(tmp_path, TrainConfig()).step == 1
+    checkpoint.save(Fake(SHAPES), path, {"step": 2, "fingerprint": "f"}, {}, keep_last=1)
+    assert sorted(file.name for file in path.iterdir()) == ["latest", "step-2"]
+
+
+class Silent:
+    def emit(self, event: str, **fields) -> None:
+        pass
+
+
+def test_a_restart_that_is_not_gone_on_from_is_removed(tmp_path):
+    """It vouches for rows that are cut off: a later start at its layout would go on past them."""
+    config = TrainConfig(steps=50, global_batch=8)
+    _restart(tmp_path, 15, config, fingerprint="f")
+    (tmp_path / "train.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 16)))
+    assert prepare(tmp_path, config, "f", Silent()).step == 15
+    assert len((tmp_path / "train.jsonl").read_text().splitlines()) == 15
+    assert prepare(tmp_path, TrainConfig(steps=50, global_batch=8, ranks=2), "f", Silent()) is None
+    assert (tmp_path / "train.jsonl").read_text() == ""
+    assert prepare(tmp_path, config, "f", Silent()) is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "killed"), [("checkpoints", 0), ("checkpoints", 1), ("checkpoints", 2), ("restart", 1)]
+)
+def test_what_another_training_left_is_set_aside_whole(tmp_path, monkeypatch, kept, killed):
+    """Also a restart of a layout that is of no use, and also where the process ends after `killed` of the moves."""
+    config = TrainConfig(steps=50, global_batch=8, ranks=2)
+    if kept == "checkpoints":
+        checkpoint.save(Fake(SHAPES), tmp_path / CHECKPOINTS, {"step": 10, "fingerprint": "a" * 16}, {}, keep_last=2)
+    _restart(tmp_path, 15, TrainConfig(), fingerprint="a" * 16)
+    (tmp_path / "train.jsonl").write_text('{"step": 1}\n')
+    moved: list[Path] = []
+
+    def move(path: Path, target: Path) -> None:
+        if len(moved) == killed:
+            raise KeyboardInterrupt
+        moved.append(path)
+        path.rename(target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", move)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path, config, "b" * 16, Silent())
+    assert prepare(tmp_path, config, "b" * 16, Silent()) is None
+    old = tmp_path / "checkpoints-aaaaaaaa"
+    assert (old / "train.jsonl").read_text() == '{"step": 1}\n'
+    assert (old / "restart" / "step-15" / "shard.pt").exists()
+    assert (old / "step-10").exists() == (kept == "checkpoints")
+    assert not (tmp_path / "restart").exists()
+    assert json.loads((tmp_path / "training.json").read_text())["ranks"] == 2

@@ -78,7 +78,7 @@ def test_the_command_names_urls(run):
     })  # fmt: skip
     pq.write_table(table, run / "ledger" / "part-00000.parquet")
     settings = config(ranks=2, micro_batch=1)
-    (run / "train.config.json").write_text(settings.model_dump_json())
+    (run / "training.json").write_text(settings.model_dump_json())
     shell = CliRunner()
     whole = shell.invoke(app, ["batch", str(run), "3", "--json"])
     assert whole.exit_code == 0, whole.output

@@ -121,3 +121,22 @@ def test_autocast_keeps_loss_and_gradients_of_confident_targets(dtype, near):
         assert mine.dtype == torch.float32
         assert mine.isfinite().all()
         assert (mine / 65536 - theirs).norm() < near * theirs.norm()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 5000), st.integers(1, 300), st.integers(1, 20_000))
+def test_pieces_cover_every_row_and_are_equal_where_they_can_be(count, vocab, most):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss, "MAX_LOGITS", {"cpu": most})
+        pieces = loss._chunks(count, vocab, torch.device("cpu"))
+    sizes = [piece.stop - piece.start for piece in pieces]
+    assert [row for piece in pieces for row in range(piece.start, piece.stop)] == list(range(count))
+    assert all(0 < size <= max(1, most // vocab) for size in sizes)
+    assert len(set(sizes[:-1])) <= 1
+
+
+def test_pieces_of_a_usual_batch_are_equal_and_whole_tiles():
+    for tokens in (64 * 1024, 16 * 2048, 48 * 1024):
+        sizes = {piece.stop - piece.start for piece in loss._chunks(tokens, 50304, torch.device("cuda"))}
+        assert len(sizes) == 1
+        assert sizes.pop() % 128 == 0

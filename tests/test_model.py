@@ -211,3 +211,48 @@ def test_autocast_is_near_and_keeps_fp32_gradients():
     for name, gradient in found.items():
         assert gradient.dtype == torch.float32
         assert F.cosine_similarity(gradient.flatten(), wanted[name].flatten(), 0) > 0.99, name
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_on_a_gpu_autocast_keeps_one_dtype(monkeypatch, qk_norm):
+    """Fake tensors of a GPU, whose autocast, unlike the CPU's, would make every RMSNorm fp32: no kernel runs."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from trainer import attention
+    from trainer.model import Block, RMSNorm
+
+    seen = []
+
+    def kernel(q, k, v, *_, **__):
+        seen.append({q.dtype, k.dtype, v.dtype})
+        return torch.empty_like(q)
+
+    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    shape = ModelConfig(**SHAPE, qk_norm=qk_norm)
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+        block, norm = Block(shape).requires_grad_(False), RMSNorm(shape.hidden_size, 1e-5).requires_grad_(False)
+        x, table = torch.empty(2, 16, shape.hidden_size, dtype=torch.bfloat16), torch.empty(16, 1, shape.head_dim)
+        documents = attention.Spans(torch.empty(5, dtype=torch.int32), 16)
+        try:
+            torch.set_autocast_enabled("cuda", True)
+            torch.set_autocast_dtype("cuda", torch.bfloat16)
+            assert F.rms_norm(x, x.shape[-1:]).dtype == torch.float32  # what makes this test worth having
+            assert norm(x).dtype == torch.bfloat16
+            assert block.run(x, table, table, documents).dtype == torch.bfloat16
+        finally:
+            torch.set_autocast_enabled("cuda", before[0])
+            torch.set_autocast_dtype("cuda", before[1])
+    assert seen == [{torch.bfloat16}]
+
+
+def test_switching_autocast_off_for_a_norm_does_not_break_the_graph():
+    def norm(x, weight):
+        with torch.autocast("cuda", enabled=False):
+            return F.rms_norm(x, x.shape[-1:], weight.to(x.dtype), 1e-5)
+
+    x, weight = torch.randn(3, 8, requires_grad=True), torch.ones(8, requires_grad=True)
+    found = torch.compile(norm, backend="aot_eager", fullgraph=True)(x, weight)
+    found.sum().backward()
+    assert torch.allclose(found, norm(x, weight))
+    assert weight.grad is not None

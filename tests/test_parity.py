@@ -13,12 +13,15 @@ pytest.importorskip("deepspeed")
 MUST = {
     1: ["ZeRO 0", "ZeRO 1", "ZeRO 2", "ZeRO 3", "accumulation 8", "activation checkpointing", "no clipping", "Muon",
         "optimizer on the host, ZeRO 1", "optimizer on the host, ZeRO 2", "optimizer on the host, ZeRO 3",
-        "parameters on the host, ZeRO 3", "bf16, ZeRO 0", "bf16, ZeRO 3", "fp16", "compiled blocks"],
+        "parameters on the host, ZeRO 3", "bf16, ZeRO 0", "bf16, ZeRO 3", "fp16", "compiled blocks",
+        "compiled blocks, documents", "compiled blocks, bf16", "documents, bf16"],
     2: ["ZeRO 0", "ZeRO 1", "ZeRO 2", "ZeRO 3", "tensor 2", "tensor 2, ZeRO 1", "tensor 2, QK-norm",
         "tensor 2, biases", "tensor 2, bf16", "pipeline 2", "pipeline 2, untied", "pipeline 2, documents",
         "pipeline 2, activation checkpointing", "pipeline 2, accumulation 8", "pipeline 2, bf16",
-        "pipeline 2, compiled blocks", "untied, ZeRO 3", "documents, ZeRO 3", "z-loss, ZeRO 2", "Muon", "fp16"],
+        "pipeline 2, compiled blocks", "tensor 2, compiled blocks", "tensor 2, ZeRO 3",
+        "untied, ZeRO 3", "documents, ZeRO 3", "z-loss, ZeRO 2", "Muon", "fp16"],
     4: ["ZeRO 0", "ZeRO 1", "ZeRO 2", "ZeRO 3", "tensor 2 x data 2", "tensor 2 x data 2, ZeRO 3", "pipeline 4",
+        "pipeline 4, stages of 2, 2, 1 and 1 blocks",
         "pipeline 2 x data 2", "pipeline 2 x tensor 2", "pipeline 2 x tensor 2, documents",
         "pipeline 2 x tensor 2, bf16"],
 }  # fmt: skip

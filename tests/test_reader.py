@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import time
@@ -9,6 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -261,6 +264,75 @@ def test_index_errors_name_the_file(tmp_path):
     (tmp_path / "index.json").write_text('{"format": "other"}')
     with pytest.raises(DataError, match=r"expected format 'tamis-tokens/1', found 'other'"):
         TokenIndex.read(tmp_path)
-    run = damaged(tmp_path / "run", shards=[{"path": "a.parquet", "split": "train"}])
-    with pytest.raises(DataError, match=r"missing or wrong: .*'source' of shard a\.parquet.*run the pipeline again"):
-        TokenIndex.read(run / "tokens")
+    (tmp_path / "index.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"index\.json: expected JSON, found maximum recursion"):
+        TokenIndex.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("shards.0.rows", -1, "shards.0.rows: Input should be greater than or equal to 0"),
+        ("shards.0.tokens", "5", "shards.0.tokens: Input should be a valid integer"),
+        ("shards.0.bytes", None, "shards.0.bytes: Input should be a valid integer"),
+        ("shards.0.path", "../x", "expected shard paths inside the folder, found '../x'"),
+        ("shards.0.path", "/etc/passwd", "expected shard paths inside the folder"),
+        ("shards.0.path", "a\0b", "expected shard paths inside the folder"),
+        ("shards.0.path", ".", "expected shard paths inside the folder"),
+        ("shards.0.source", 7, "shards.0.source: Input should be a valid string"),
+        ("shards.0.sha256", None, "shards.0.sha256: Input should be a valid string"),
+        ("shards.0", {"path": "a.parquet"}, "shards.0.rows: Field required"),
+        ("shards.1.path", "train-books-00000.parquet", "shards: expected each path once"),
+        ("shards", None, "shards: Input should be a valid tuple"),
+        ("sources", {}, "expected the sums of its shards"),
+        ("sources.web.train.tokens", 5, "sources.web.train: expected the sums of its shards"),
+        ("dtype", "int8", "dtype: Input should be 'uint16' or 'uint32'"),
+        ("tokenizer.vocab_size", "x", "tokenizer.vocab_size: Input should be a valid integer"),
+        ("tokenizer.vocab_size", 10**12, "tokenizer.vocab_size: Input should be less than"),
+        ("tokenizer.eos_id", 10**6, "eos_id 1000000 is not below vocab_size 60000"),
+    ],
+)
+def test_a_hostile_index_is_one_error_that_says_where(prepared, tmp_path, place, value, words):
+    raw = json.loads((prepared / "tokens" / "index.json").read_text())
+    *way, last = [int(key) if key.isdigit() else key for key in place.split(".")]
+    inside = raw
+    for key in way:
+        inside = inside[key]
+    inside[last] = value
+    (tmp_path / "index.json").write_text(json.dumps(raw))
+    with pytest.raises(DataError) as error:
+        TokenIndex.read(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'index.json'}: ")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_size_of_the_index_is_believed_before_a_file_agrees(tmp_path):
+    """10^18 documents would be 8 exabytes of starts."""
+    run = damaged(tmp_path)
+    path = run / "tokens" / "index.json"
+    raw = json.loads(path.read_text())
+    entry = next(shard for shard in raw["shards"] if shard["source"] == "wiki")
+    for sums in (entry, raw["sources"]["wiki"]["train"]):
+        sums["rows"] += 10**18
+    path.write_text(json.dumps(raw))
+    with pytest.raises(DataError, match=r"train-wiki-0000\d\.parquet: expected 1000000000000000001 documents with"):
+        reader(run)
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.uint32()])
+def test_ids_of_another_type_are_refused(tmp_path, kind):
+    """A negative id would be cut to some other one."""
+    run = damaged(tmp_path)
+    path = run / "tokens" / "train-wiki-00000.parquet"
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("input_ids")
+    pq.write_table(table.set_column(at, "input_ids", table["input_ids"].cast(pa.list_(kind))), path)
+    raw = json.loads((run / "tokens" / "index.json").read_text())
+    entry = next(shard for shard in raw["shards"] if shard["path"] == path.name)
+    entry |= {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (run / "tokens" / "index.json").write_text(json.dumps(raw))
+    with pytest.raises(
+        DataError, match=r"train-wiki-00000\.parquet: expected input_ids as lists of uint16, found list"
+    ):
+        reader(run)

@@ -18,7 +18,7 @@ from synthetic_run import write_run
 
 from pipeline.errors import TamisError
 from pipeline.report import build, charts
-from pipeline.report.build import duration, number, percent, safe_link, shown, size
+from pipeline.report.build import counted, duration, fixed, number, percent, places, safe_link, shown, size
 from pipeline.report.queries import Bound, Ledger, histogram
 
 VOID = {"col", "meta", "br", "link", "img", "input", "hr"}
@@ -118,7 +118,7 @@ def test_the_page_asks_nothing_of_the_network(which: str, request: pytest.Fixtur
         assert "src" not in attrs
         if "href" in attrs:
             assert tag == "a"
-            assert re.match(r"#[a-z]+$|https?://", attrs["href"] or ""), attrs
+            assert re.match(r"#[a-z]+$|https?://|\.\./spikes/step-\d+\.json$", attrs["href"] or ""), attrs
     assert "@import" not in text
     assert not re.search(r"url\((?!#c\d+-)", text)
     policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
@@ -253,6 +253,10 @@ def test_filters() -> None:
     assert [size(v) for v in (None, 12, 1500, 2_230_000)] == ["–", "12 B", "1.5 kB", "2.23 MB"]
     assert [percent(v) for v in (0, 0.0002, 0.2094, 0.9999, 1)] == ["0.0 %", "< 0.1 %", "20.9 %", "> 99.9 %", "100.0 %"]
     assert [duration(v) for v in (None, 1.25, 59, 581.3, 7260)] == ["–", "1.2 s", "59 s", "9 min 41 s", "2 h 01 min"]
+    assert [fixed(v, 2) for v in (None, 3.3, 1234.5)] == ["–", "3.30", "1,234.50"]
+    assert (fixed(-0.5, 1, True), fixed(0.5, 1, True)) == ("−0.5", "+0.5")
+    assert [places(e, 3) for e in (None, 0.0, 0.14, 0.0008, 1e-9)] == [3, 3, 3, 4, 6]
+    assert (counted(1, "host"), counted(2300, "host")) == ("1 host", "2,300 hosts")
     assert shown("a\u202eb\nc\x00") == "a\\u202eb\\u000ac\\u0000"
     assert len(shown("x" * 1000)) < 120
 

@@ -4,8 +4,8 @@ Without documents: torch's scaled dot-product attention, which runs a flash kern
 its package is installed, cuDNN's on a Hopper GPU else) and on a CPU. With documents: FlashAttention's
 variable-length form on a GPU in 16 bits, compiled flex attention on a GPU in fp32 or by choice, and else a dense mask.
 What a mask needs is built once for a batch and found again by every layer through the identity of the tensor of
-segments. The cost: the dense mask takes batch x T x T bytes, and the number of documents is read back from the GPU
-once for each batch.
+segments. The cost: the dense mask takes batch x T x T bytes, and where the segments are on the GPU alone (in a
+pipeline) the number of documents is read back from it once for each batch.
 
 Rotary positions are relative, so they run on through the sequence: a document attends as if it stood alone.
 """
@@ -29,6 +29,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 Kind = Literal["auto", "sdpa", "flex"]
 FLEX_BLOCK = 128
+HALF = (torch.float16, torch.bfloat16)
+CUDNN_HEADS = (64, 128)
+FLEX_HEAD = 16  # narrower heads do not fit its matrix products
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,10 @@ def choose(kind: Kind, device: torch.device, dtype: torch.dtype, head_dim: int) 
         raise ValueError("train.attention: flex needs a GPU, found a CPU: expected auto or sdpa")
     if kind == "sdpa" or device.type != "cuda":
         return "dense"
-    flash = dtype in (torch.float16, torch.bfloat16) and head_dim <= 256 and head_dim % 8 == 0
-    return "varlen" if kind == "auto" and flash else "flex"
+    flash = dtype in HALF and head_dim <= 256 and head_dim % 8 == 0
+    if kind == "auto" and flash:
+        return "varlen"
+    return "flex" if head_dim >= FLEX_HEAD else "dense"
 
 
 def document_mask(segments: torch.Tensor, kind: Kind, dtype: torch.dtype, head_dim: int) -> Mask:
@@ -64,6 +69,18 @@ def document_mask(segments: torch.Tensor, kind: Kind, dtype: torch.dtype, head_d
         known = ((kernel, segments._version), builders[kernel](segments))
         _masks[segments] = known
     return known[1]
+
+
+def announce(here: torch.Tensor, there: torch.Tensor, kind: Kind, dtype: torch.dtype, head_dim: int) -> None:
+    """Build the mask of segments on a GPU (`there`) from their copy in host memory (`here`).
+
+    Only where the GPU would have to be asked for the number of documents, which would wait for all that is queued.
+    """
+    if choose(kind, there.device, dtype, head_dim) != "varlen":
+        return
+    found = spans(here)
+    bounds = found.bounds.pin_memory().to(there.device, non_blocking=True)
+    _masks[there] = (("varlen", there._version), Spans(bounds, found.longest))
 
 
 def dense_mask(segments: torch.Tensor) -> torch.Tensor:
@@ -126,9 +143,11 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask = None)
 def preferred(q: torch.Tensor) -> AbstractContextManager[Any]:
     """The order in which kernels are tried: cuDNN's first in training on Hopper, about FlashAttention-3's speed.
 
-    Not in evaluation, whose shapes vary: cuDNN plans anew for each. Not where FlashAttention-3 is active.
+    Not in evaluation, whose shapes vary: cuDNN plans anew for each. Not where FlashAttention-3 is active. Only for the
+    widths of head that it is known for: a kernel that is chosen and then finds no plan is an error, not passed over.
     """
-    if q.device.type == "cuda" and torch.is_grad_enabled() and _cudnn_first(q.device.index or 0):
+    fits = q.device.type == "cuda" and q.dtype in HALF and q.shape[-1] in CUDNN_HEADS
+    if fits and torch.is_grad_enabled() and _cudnn_first(q.device.index or 0):
         return first_cudnn()
     return contextlib.nullcontext()
 

@@ -6,33 +6,48 @@ loaded for the start-up table only.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from trainer.config import TrainConfig
 from trainer.resume import Resume, find
-from trainer.rundir import LOGS, Events, set_aside, truncate_rows
+from trainer.rundir import (
+    CHECKPOINTS,
+    LOGS,
+    RESTART,
+    SETTINGS,
+    Events,
+    latest,
+    publish_text,
+    set_aside,
+    truncate_rows,
+)
 from trainer.tokens import TokenIndex
 
 
 def finished(run: Path, config: TrainConfig, fingerprint: str) -> bool:
     """Whether the run directory holds the last checkpoint of exactly this training."""
     found = find(run, config)
-    return bool(found and not found.quick and found.state["fingerprint"] == fingerprint
+    return bool(found and not found.quick and found.state.get("fingerprint") == fingerprint
                 and found.step == config.total_steps)  # fmt: skip
 
 
 def prepare(run: Path, config: TrainConfig, fingerprint: str, events: Events) -> Resume | None:
     """Bring the run directory to where the training goes on; the checkpoint to go on from, None to begin.
 
-    Checkpoints and logs of another training are set aside, rows after the checkpoint are cut off.
+    Checkpoints and logs of another training are set aside, rows after the checkpoint are cut off. A restart that is
+    not gone on from is removed, since it vouches for such rows.
     """
-    found = find(run, config)
-    if found and found.state["fingerprint"] != fingerprint:
-        moved = set_aside(run, found.state["fingerprint"])
+    lying = latest(run / CHECKPOINTS) or latest(run / RESTART)
+    if lying and (theirs := str(lying[1].get("fingerprint"))) != fingerprint:
+        moved = set_aside(run, theirs)
         events.emit("restart", reason="the configuration, the tokens or the probes changed", moved_to=str(moved))
-        found = None
+    found = find(run, config)
+    if not (found and found.quick) and (run / RESTART).exists():
+        shutil.rmtree(run / RESTART)
     for name in LOGS:
         truncate_rows(run / name, found.step if found else -1)
+    publish_text(run / SETTINGS, config.model_dump_json(indent=1) + "\n")
     return found
 
 

@@ -86,10 +86,17 @@ def save_folder(
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         partial.mkdir()
     source.barrier()
-    write(partial)
-    source.barrier()
+    try:
+        write(partial)
+        source.barrier()
+        if first:
+            publish(partial, final, state)
+    except OSError as error:
+        raise CheckpointError(
+            f"{final}: cannot be written: {error.strerror}: make room on the disk, and the same command goes on from "
+            "the checkpoint before, which is unharmed"
+        ) from error
     if first:
-        publish(partial, final, state)
         prune(folder, final, keep_last)
     source.barrier()
     return final

@@ -76,7 +76,9 @@ class TrainConfig(BaseModel):
     offload: Literal["none", "optimizer", "parameters"] = Field(
         "none", description="keep the optimizer (ZeRO 1 to 3), or parameters too (ZeRO 3), in the host's memory"
     )
-    compile: bool = Field(False, description="torch.compile for each block and for the head")
+    compile: bool | Literal["auto"] = Field(
+        "auto", description="torch.compile for each block and the loss; auto: on a GPU, for a long enough training"
+    )
     attention: Literal["auto", "sdpa", "flex"] = Field("auto", description="kernel; auto takes the fastest at hand")
     checkpoint_every: int = Field(0, description="steps between checkpoints; 0 writes the last one only", ge=0)
     restart_every: int = Field(

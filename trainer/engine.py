@@ -13,7 +13,7 @@ for each rank.
 from __future__ import annotations
 
 import contextlib
-import math
+import itertools
 import os
 import sys
 from collections import defaultdict
@@ -27,9 +27,10 @@ import torch.distributed as dist
 from torch import nn
 
 from trainer import checkpoint
-from trainer.attention import activate
+from trainer.attention import activate, announce
 from trainer.clip import clip_gradients
 from trainer.config import TrainConfig
+from trainer.guards import refuse
 from trainer.hf import tensor_shapes
 from trainer.linear import TensorParallel
 from trainer.model import Block, Embed, Head, Llama, Travels, canonical_name, compile_blocks, initialise
@@ -37,11 +38,12 @@ from trainer.model_state import ModelState, load_weights
 from trainer.moments import Moments, Sharded, Unsharded, moment_keys
 from trainer.optim import make_optimizer, set_learning_rate
 from trainer.pipeline_parts import evaluate
-from trainer.policy import autocast_dtype, deepspeed_config
+from trainer.policy import autocast_dtype, compiles, deepspeed_config
 from trainer.resume import RESTART_FORMAT, layout
 from trainer.rundir import STATE
+from trainer.step_result import StepResult as StepResult
 from trainer.tensor_files import read_json
-from trainer.topology import ModelParallelUnit, Topology
+from trainer.topology import ModelParallelUnit, Topology, stage_blocks
 
 if not torch.cuda.is_available():
     os.environ["DS_ACCELERATOR"] = "cpu"
@@ -76,39 +78,6 @@ class Batch(Protocol):
     def segments(self) -> Any: ...
 
 
-class StepResult:
-    """Loss and gradient norm of one optimizer step, over the whole global batch.
-
-    Kept on the device until read: the first access waits for the step to end.
-    """
-
-    def __init__(self, loss: torch.Tensor, norm: torch.Tensor, scaled: bool = False) -> None:
-        self._values = torch.stack([loss.detach().float(), norm.detach().float()])
-        self._scaled = scaled
-        self._read: tuple[float, float] | None = None
-
-    def _host(self) -> tuple[float, float]:
-        if self._read is None:
-            loss, norm = self._values.tolist()
-            self._read = loss, norm
-        return self._read
-
-    @property
-    def loss(self) -> float:
-        """Mean over the slots of the global batch, nats; with z-loss where the configuration has one."""
-        return self._host()[0]
-
-    @property
-    def norm(self) -> float:
-        """Norm of the gradient of the whole model before clipping."""
-        return self._host()[1]
-
-    @property
-    def skipped(self) -> bool:
-        """With fp16: the scaled gradient overflowed, no weight was changed, and the loss scale was halved."""
-        return self._scaled and math.isfinite(self.loss) and not math.isfinite(self.norm)
-
-
 def start_ranks() -> None:
     """Join the process group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
     cuda = torch.cuda.is_available()
@@ -121,6 +90,15 @@ def stop_ranks() -> None:
     """Leave the process group; without this some runs abort after they have finished."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+class _Stages(PipelineModule):
+    """Cut where `partition_method`, the first layer of each stage and the number of layers, says."""
+
+    def _partition_layers(self, method: list[int]) -> None:
+        self.parts = method
+        stage = self._topo.get_coord(self.global_rank).pipe
+        self._set_bounds(start=method[stage], stop=method[stage + 1])
 
 
 class Engine:
@@ -136,9 +114,10 @@ class Engine:
         """`restore` is a `step-N` folder, portable or a restart (see `trainer.resume.find`), whose weights and moments
         replace the initial ones. Without it the weights come from `config.init_from`, or are drawn.
 
-        `backend` is torch.compile's, used with `config.compile`. Raises guards.Refused, CheckpointError, ValueError.
+        `backend` is torch.compile's, used where `policy.compiles` says so. Raises guards.Refused, CheckpointError,
+        ValueError.
         """
-        ds_config = deepspeed_config(config)
+        refuse(config)
         self.config, self.vocab_size = config, vocab_size
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         if self.ranks != config.ranks:
@@ -162,7 +141,13 @@ class Engine:
         self._optimizer = make_optimizer(self._parameters, config)
         keys = moment_keys(self._optimizer)
         mpu = ModelParallelUnit(self.topology) if config.tensor > 1 and config.pipeline == 1 else None
+        ds_config = deepspeed_config(config, sum(p.numel() for p in self._parameters.values()))
         with _quiet():
+            if config.zero_stage == 3 and (self.topology.data.group or self.ranks == 1):
+                # Parameter by parameter: otherwise DeepSpeed moves the whole model to the device before it cuts it.
+                deepspeed.zero.Init(
+                    self._module, config_dict_or_path=ds_config, mpu=mpu, data_parallel_group=self.topology.data.group
+                )
             self._engine: Any = deepspeed.initialize(
                 model=self._module, optimizer=self._optimizer, config=ds_config, mpu=mpu, dist_init_required=False
             )[0]
@@ -177,7 +162,9 @@ class Engine:
             self.topology, self._parameters, saved, whole, keys, moments,
             safe_get_full_fp32_param if config.zero_stage == 3 else torch.Tensor.detach,
         )  # fmt: skip
-        if config.compile:
+        if config.zero_stage == 0 and self.data_ranks == 1:
+            self._engine.enable_backward_allreduce = False  # it would copy all gradients to sum them over one rank
+        if compiles(config, vocab_size):
             compile_blocks(self._module, backend)
         if restore and quick:
             with _quiet():
@@ -211,7 +198,7 @@ class Engine:
         self._parameters = {canonical_name(name, shape.num_layers): p for name, p in named}
 
     def _pipeline(self, parallel: TensorParallel | None) -> PipelineModule:
-        """This rank's stage: blocks in equal numbers, the embedding with the first and the head with the last."""
+        """This rank's stage: some of the blocks, the embedding with the first and the head with the last."""
         config, shape, vocab = self.config, self.config.shape, self.vocab_size
         block = LayerSpec(Block, shape, parallel, config.attention, config.activation_checkpointing)
         specs: list[Any] = [LayerSpec(Embed, shape, vocab), *[block] * shape.num_layers]
@@ -221,8 +208,10 @@ class Engine:
             specs.append(TiedLayerSpec(TIED, Embed, shape, vocab, forward_fn=_pass, **where))
         specs.append(LayerSpec(Head, shape, vocab, config.z_loss))
         grid = PipeModelDataParallelTopology(num_pp=config.pipeline, num_mp=config.tensor, num_dp=self.data_ranks)
+        blocks = stage_blocks(shape, vocab, config.seq_len, config.pipeline)
+        bounds = [0, *(1 + end for end in itertools.accumulate(blocks[:-1])), len(specs)]
         with _quiet():
-            module = PipelineModule(specs, topology=grid, loss_fn=self._stage_loss, partition_method="type:Block")
+            module = _Stages(specs, topology=grid, loss_fn=self._stage_loss, partition_method=bounds)
         self._head = next((layer for layer in module.forward_funcs if isinstance(layer, Head)), None)
         if self._head and shape.tied:
             self._head.lm_head.weight = module.tied_modules[TIED].embed_tokens.weight
@@ -247,12 +236,13 @@ class Engine:
         set_learning_rate(self._optimizer, step, self.config)
         if self.config.pipeline > 1:
             loss = self._engine.train_batch(self._pipe_batches(batches))
+            self._engine.timers("train_batch").reset()  # it would keep two events of the device for every step
             return StepResult(loss, self._norm())
         engine, norm = self._engine, None
         engine.train()
         total = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches, 1):
-            loss = engine(self._move(batch.ids), self._move(batch.targets), self._move(batch.segments))
+            loss = engine(self._move(batch.ids), self._move(batch.targets), self._move_segments(batch.segments))
             engine.backward(loss)
             if number == len(batches) and self.config.zero_stage == 0:
                 if self._scaler:
@@ -265,11 +255,14 @@ class Engine:
 
     def _norm(self) -> torch.Tensor:
         """The norm that DeepSpeed found."""
-        return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
+        norm = self._engine.get_global_grad_norm()
+        if isinstance(norm, torch.Tensor):
+            return norm.to(self.device)
+        return torch.full((), norm, dtype=torch.float32, device=self.device)  # filled there: a copy would wait
 
     def _pipe_batches(self, batches: Sequence[Batch]) -> Iterator[tuple[Travels, torch.Tensor]]:
         for batch in batches:
-            ids, segments = self._move(batch.ids), self._move(batch.segments)
+            ids, segments = self._move(batch.ids), self._move_segments(batch.segments)
             yield (ids if segments is None else (ids, segments)), self._move(batch.targets)
 
     def _move(self, values: Any) -> Any:
@@ -279,6 +272,13 @@ class Engine:
         # From pinned memory the copy runs beside the step before.
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
+    def _move_segments(self, segments: Any) -> torch.Tensor | None:
+        moved: torch.Tensor | None = self._move(segments)
+        if moved is not None and self.config.pipeline == 1:  # a pipeline hands its layers copies
+            shape, here = self.config.shape, torch.as_tensor(segments)
+            announce(here, moved, self.config.attention, self._dtype or torch.float32, shape.head_dim)
+        return moved
+
     @torch.no_grad()
     def logprobs(self, ids: Any, targets: Any, segments: Any = None) -> np.ndarray:
         """Summed log-probability (nats, float64 [rows]) of the targets that are not IGNORE; int64 [rows, T] each.
@@ -286,7 +286,7 @@ class Engine:
         All ranks of one copy of the model call it together and get the same. Different copies may pass different
         rows, as long as all make the same number of calls.
         """
-        ids, targets, segments = self._move(ids), self._move(targets), self._move(segments)
+        ids, targets, segments = self._move(ids), self._move(targets), self._move_segments(segments)
         if self.config.pipeline == 1:
             self._engine.eval()
             return -self._engine(ids, targets, segments, True).double().sum(1).cpu().numpy()

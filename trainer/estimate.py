@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 
 from trainer.config import TrainConfig
 from trainer.hardware import Peak
+from trainer.policy import BUCKET
 from trainer.rundir import TrainingError
 from trainer.shape import TOKENS_PER_PARAMETER, ModelConfig
 from trainer.tokens import TokenIndex
+from trainer.topology import stage_blocks
 
 ASSUMED_MFU = {"cuda": 0.40, "cpu": 0.50}
 RUNTIME = {"cuda": 1_200_000_000, "cpu": 650_000_000}  # bytes: context and communication, or the loaded libraries
 HOST_RUNTIME = 3_000_000_000  # bytes of host memory of a rank that drives a GPU
-BUCKET = 500_000_000  # values that DeepSpeed sums or gathers at a time
 MAX_LOGITS = {"cuda": 1 << 28, "cpu": 1 << 23}  # values, see trainer.loss
 SPARE = 0.05  # of the memory at hand stays unused
 
@@ -58,7 +59,7 @@ def activation_bytes(shape: ModelConfig, tensor: int, half: bool) -> tuple[int, 
 def _stage_parameters(config: TrainConfig, vocab: int) -> tuple[int, int, int]:
     """Parameters of the largest pipeline stage, those of its blocks' matrices, and its blocks; for one tensor rank."""
     shape = config.shape
-    blocks = -(-shape.num_layers // config.pipeline)
+    blocks = max(stage_blocks(shape, vocab, config.seq_len, config.pipeline))
     matrices = (shape.matrix_parameters(vocab) - vocab * shape.hidden_size) // shape.num_layers
     tables = vocab * shape.hidden_size * (2 if not shape.tied and config.pipeline == 1 else 1)
     whole = shape.parameters(vocab)
@@ -91,7 +92,9 @@ def memory(config: TrainConfig, vocab: int, half: bool, cuda: bool) -> Memory:
     # In the backward pass of a block: gradients of its widest tensors beside their inputs.
     activations += tokens * (2 if half else 4) * 3 * shape.intermediate_size // config.tensor
     logits = min(tokens * vocab, MAX_LOGITS[kind]) * (12 if half else 8) + 4 * vocab * shape.hidden_size
-    bucket = 4 * (BUCKET if cuda and stage else min(held, BUCKET))
+    bucket = 4 * min(held, BUCKET)
+    if stage == 0 and ranks == 1:  # nothing to sum
+        bucket = 0
     if stage == 3:  # parameters gathered for the layer at work, and those fetched ahead
         bucket = 2 * bucket + 4 * min(held, 2 * BUCKET)
     parts = {"parameters": parameters, "gradients": gradients, "optimizer": optimizer, "communication": bucket,

@@ -8,8 +8,10 @@ another machine says nothing. The measurement costs about 0.3 s.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +90,12 @@ def measure(dtype: torch.dtype, size: int = 0, rounds: int = 12) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
+
+
+def can_compile() -> bool:
+    """Whether torch.compile's Inductor finds what it needs for a GPU: Triton, and a C compiler for its launchers."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
+    return bool(compiler) and importlib.util.find_spec("triton") is not None
 
 
 def available_memory() -> int:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from trainer.begin import finished
 from trainer.config import TrainConfig
-from trainer.rundir import STOP, Events, TrainingError, input_digest
+from trainer.rundir import STOP, Events, TrainingError, forget_stop, input_digest
 from trainer.tokens import TokenIndex
 
 USAGE_ERROR, FAILURE = 2, 1
@@ -117,7 +117,11 @@ def main(argv: list[str] | None = None) -> int:
     except (TrainingError, OSError) as error:
         print(f"trainer: {error}", file=terminal)
         return USAGE_ERROR
-    log = (run / "train.log").open("a+", encoding="utf-8", errors="replace")
+    try:
+        log = (run / "train.log").open("a+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        print(f"trainer: {error.filename}: cannot be written: {error.strerror}", file=terminal, flush=True)
+        return FAILURE
     os.dup2(log.fileno(), 2)
     events = Events()
     try:
@@ -132,10 +136,12 @@ def main(argv: list[str] | None = None) -> int:
             start_table(config, index, vocab, events, config.ranks)
         elif finished(run, config, fingerprint):
             events.emit("done", step=config.total_steps, steps=config.total_steps, already=True)
-        elif config.ranks == 1:
-            run_here(run, config, events)
         else:
-            run_torchrun(run, args.config.resolve(), config, events, log)
+            forget_stop(run)
+            if config.ranks == 1:
+                run_here(run, config, events)
+            else:
+                run_torchrun(run, args.config.resolve(), config, events, log)
     except Exception as error:
         traceback.print_exc()
         ours = isinstance(error, TrainingError) or type(error).__module__.startswith("trainer.")

@@ -76,9 +76,11 @@ def token_nll(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor)
 
 
 def _chunks(count: int, vocab_size: int, device: torch.device) -> list[slice]:
-    """Equal pieces of `count` rows: one shape, so one compiled kernel."""
+    """Pieces of `count` rows, equal where up to twice as many pieces allow it: one shape is one compiled kernel."""
     most = max(1, MAX_LOGITS["cpu" if device.type == "cpu" else "cuda"] // vocab_size)
-    size = -(-count // -(-count // most)) if count else 1
+    fewest = max(1, -(-count // most))
+    pieces = next((n for n in range(fewest, 2 * fewest + 1) if count % n == 0), fewest)
+    size = max(1, -(-count // pieces))
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
@@ -96,9 +98,9 @@ def _evaluate(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor)
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """total fp32 += left x right; the sum stays fp32 where the factors are 16 bits."""
+    """total fp32 += left x right; the sum stays fp32 where the factors are 16 bits, and on a GPU in the product."""
     if left.device.type == "cuda" and left.dtype != torch.float32:
-        total.add_(torch.mm(left, right, out_dtype=torch.float32))
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
     else:
         total.addmm_(left.float(), right.float())
 

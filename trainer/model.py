@@ -13,6 +13,7 @@ al. 2023). Under autocast the residual stream is 16 bits, as activations between
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import zlib
 from collections.abc import Callable, Iterable
@@ -62,7 +63,11 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 
 class RMSNorm(nn.Module):
-    """Over the last dimension. `parallel` where the ranks of a group normalise different heads with one weight."""
+    """Over the last dimension. `parallel` where the ranks of a group normalise different heads with one weight.
+
+    Computed in fp32 inside, in x's dtype outside: CUDA's autocast, unlike the CPU's, would give fp32, which is twice
+    the bytes and another dtype for queries and keys than for values.
+    """
 
     def __init__(self, size: int, eps: float, parallel: TensorParallel | None = None) -> None:
         super().__init__()
@@ -71,7 +76,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.parallel.enter(self.weight) if self.parallel else self.weight
-        return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), self.eps)
+        # The CPU's autocast leaves it alone, and the meta device has none.
+        with torch.autocast("cuda", enabled=False) if x.device.type == "cuda" else contextlib.nullcontext():
+            return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), self.eps)
 
 
 class Attention(nn.Module):

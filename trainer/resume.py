@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainConfig
-from trainer.rundir import CheckpointError, latest
+from trainer.rundir import CHECKPOINTS, RESTART, CheckpointError, latest
 
-PORTABLE, RESTART = "checkpoints", "restart"
 RESTART_FORMAT = "tamis-restart/1"
 
 
@@ -63,7 +62,7 @@ def verify(path: Path, state: dict[str, Any]) -> None:
 
 def find(run: Path, config: TrainConfig) -> Resume | None:
     """The checkpoint to go on from, or None. CheckpointError where the one that `latest` names is damaged."""
-    found = latest(run / PORTABLE)
+    found = latest(run / CHECKPOINTS)
     portable = Resume(*found, quick=False) if found else None
     found = latest(run / RESTART)
     if found and found[1].get("layout") == layout(config):

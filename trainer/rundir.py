@@ -17,7 +17,8 @@ from typing import IO, Any
 
 LATEST, STATE = "latest", "state.json"
 STOP = "stop"  # a file of this name in the run directory asks a training to save and end
-CHECKPOINTS, LOGS = "checkpoints", ("train.jsonl", "probes.jsonl")
+CHECKPOINTS, RESTART, LOGS = "checkpoints", "restart", ("train.jsonl", "probes.jsonl")
+SETTINGS = "training.json"  # the configuration of the training that the checkpoints and logs are of
 
 
 class CheckpointError(Exception):
@@ -59,6 +60,15 @@ def lock(run: Path, wait_s: float = 30.0) -> IO[str]:
             if time.monotonic() > deadline:
                 raise TrainingError(f"{run}: another trainer is writing to it: wait for it, or end it") from None
             time.sleep(0.2)
+
+
+def forget_stop(run: Path) -> None:
+    """Take away a stop file from before this start; one that another trainer is to obey stays."""
+    try:
+        with lock(run, 0.0):
+            (run / STOP).unlink(missing_ok=True)
+    except TrainingError:
+        return
 
 
 def input_digest(index_digest: str, probes: Path, init_from: str) -> str:
@@ -106,8 +116,11 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         return None
     path = folder / marker.read_text().strip()
     try:
-        return path, json.loads((path / STATE).read_text())
-    except (OSError, ValueError) as error:
+        state = json.loads((path / STATE).read_text())
+        if not isinstance(state, dict) or type(state.get("step")) is not int:
+            raise ValueError(f"expected {STATE} with a step")
+        return path, state
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{marker}: names {path.name}, which cannot be read ({error}): put the name of a complete step-* folder "
             f"into it, or remove {folder} to start again"
@@ -115,14 +128,20 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def set_aside(run: Path, fingerprint: str) -> Path:
-    """Move checkpoints and logs of another configuration to `checkpoints-<fingerprint>`; an older one is replaced."""
-    target = run / f"{CHECKPOINTS}-{fingerprint[:8]}"
+    """Move checkpoints and logs of another configuration to `checkpoints-<fingerprint>`; an older one is replaced.
+
+    All is put into `checkpoints`, the restarts last, which is then renamed: where a kill falls in between, the next
+    start finds the rest and goes on.
+    """
+    source, target = run / CHECKPOINTS, run / f"{CHECKPOINTS}-{fingerprint[:8]}"
+    source.mkdir(exist_ok=True)
+    for name in (*LOGS, SETTINGS, "spikes", "probe-items", "tensorboard", RESTART):
+        if (run / name).exists():
+            (run / name).replace(source / name)
     if target.exists():
         shutil.rmtree(target)
-    (run / CHECKPOINTS).rename(target) if (run / CHECKPOINTS).exists() else target.mkdir()
-    for name in (*LOGS, "restart", "spikes", "probe-items"):
-        if (run / name).exists():
-            (run / name).rename(target / name)
+    source.rename(target)
+    sync(run)
     return target
 
 

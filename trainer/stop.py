@@ -66,6 +66,6 @@ class Stop:
         return answer
 
     def forget(self) -> None:
-        """Take the stop file away, when it was obeyed."""
+        """Take the stop file away, at the end of a training that it asked to end."""
         if self._writer:
             self._file.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-FORMAT = "tamis-tokens/1"
+from trainer.index_file import FORMAT, Entry, parse
+
 _DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-_SHARD_KEYS = ("path", "split", "source", "rows", "tokens", "bytes", "sha256")
 _THREADS = 8  # shards decoded at a time, at most; each takes the memory of a row group
 
 
@@ -61,7 +61,7 @@ class TokenIndex:
     vocab_size: int
     eos_id: int
     fingerprint: str  # of the tokenizer
-    shards: tuple[dict[str, Any], ...]
+    shards: tuple[Entry, ...]
     totals: dict[str, dict[str, int]]
     sources: dict[str, dict[str, dict[str, int]]]  # source -> split -> rows, tokens, text_bytes
     digest: str
@@ -75,34 +75,25 @@ class TokenIndex:
             raw = json.loads(path.read_text())
         except FileNotFoundError:
             raise DataError(f"{path}: not found; the pipeline writes it before the training starts") from None
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{path}: expected JSON, found {error}") from None
+        if isinstance(raw, dict) and raw.get("format") != FORMAT:
+            raise DataError(f"{path}: expected format {FORMAT!r}, found {raw.get('format')!r}")
         try:
-            if raw["format"] != FORMAT:
-                raise DataError(f"{path}: expected format {FORMAT!r}, found {raw['format']!r}")
-            if raw["dtype"] not in _DTYPES:
-                raise DataError(f"{path}: expected dtype uint16 or uint32, found {raw['dtype']!r}")
-            index = cls(
-                folder=folder,
-                dtype=_DTYPES[raw["dtype"]],
-                vocab_size=int(raw["tokenizer"]["vocab_size"]),
-                eos_id=int(raw["tokenizer"]["eos_id"]),
-                fingerprint=str(raw["tokenizer"]["fingerprint"]),
-                shards=tuple(raw["shards"]),
-                totals={name: dict(total) for name, total in raw["totals"].items()},
-                sources={name: dict(splits) for name, splits in raw["sources"].items()},
-                digest=hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest(),
-            )
-            for shard in index.shards:
-                if missing := [key for key in _SHARD_KEYS if key not in shard]:
-                    raise KeyError(f"{missing[0]!r} of shard {shard.get('path')}")
-                inside = PurePosixPath(shard["path"])
-                if inside.is_absolute() or ".." in inside.parts:
-                    raise DataError(f"{path}: expected shard paths inside {folder}, found {shard['path']!r}")
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{path}: expected the fields of {FORMAT}, missing or wrong: {error}; run the pipeline again"
-            ) from None
+            known = parse(raw)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}; run the pipeline again") from None
+        index = cls(
+            folder=folder,
+            dtype=_DTYPES[known.dtype],
+            vocab_size=known.tokenizer.vocab_size,
+            eos_id=known.tokenizer.eos_id,
+            fingerprint=known.tokenizer.fingerprint,
+            shards=known.shards,
+            totals=known.model_dump(include={"totals"})["totals"],
+            sources=known.model_dump(include={"sources"})["sources"],
+            digest=hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest(),
+        )
         index._check_tokenizer()
         return index
 
@@ -110,7 +101,12 @@ class TokenIndex:
         path = self.folder.parent / "tokenizer" / "artifact.json"
         if not path.exists():  # shards that came without their tokenizer
             return
-        found = json.loads(path.read_text())["fingerprint"]
+        try:
+            found = str(json.loads(path.read_text())["fingerprint"])
+        except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: expected JSON with a fingerprint, found {error}: run the pipeline again"
+            ) from None
         if found != self.fingerprint:
             raise DataError(
                 f"{self.folder / 'index.json'}: the shards were made with tokenizer {self.fingerprint[:16]}, and "
@@ -121,17 +117,11 @@ class TokenIndex:
         """The shards of a split in the order of the flat files: by source, then as the index lists them."""
         found: list[Shard] = []
         rows = tokens = 0
-        listed = [shard for shard in self.shards if shard["split"] == name]
-        for entry in sorted(listed, key=lambda entry: str(entry["source"])):
-            found.append(
-                Shard(
-                    path=self.folder / entry["path"],
-                    first_row=rows,
-                    first_token=tokens,
-                    **{key: entry[key] for key in ("source", "rows", "tokens", "bytes", "sha256")},
-                )
-            )
-            rows, tokens = rows + entry["rows"], tokens + entry["tokens"]
+        listed = [shard for shard in self.shards if shard.split == name]
+        for entry in sorted(listed, key=lambda entry: entry.source):
+            sizes = entry.rows, entry.tokens, entry.bytes
+            found.append(Shard(self.folder / entry.path, entry.source, *sizes, entry.sha256, rows, tokens))
+            rows, tokens = rows + entry.rows, tokens + entry.tokens
         return found
 
     def spans(self, split: str) -> dict[str, tuple[int, int, int, int]]:
@@ -173,16 +163,22 @@ def document_starts(index: TokenIndex, split: str, check: bool = False) -> np.nd
     if wrong:
         more = f"; and {len(wrong) - 1} more shards" if len(wrong) > 1 else ""
         raise DataError(f"{wrong[0]}{more}: run the pipeline again, or copy the whole token folder")
-    starts = np.zeros(sum(shard.rows for shard in shards) + 1, np.int64)
+    counts: list[np.ndarray] = []  # the index is believed about sizes only where a file agrees
     for shard in shards:
-        counts = read_column(shard, "n").to_numpy().astype(np.int64)
-        if len(counts) != shard.rows or int(counts.sum()) != shard.tokens or (len(counts) and counts.min() < 0):
+        column = read_column(shard, "n")
+        found = column.to_numpy()
+        tokens = int(found.sum(dtype=np.int64)) if not column.null_count else -1
+        if len(found) != shard.rows or tokens != shard.tokens or (len(found) and found.min() < 0):
             raise DataError(
-                f"{shard.path}: expected {shard.rows} documents with {shard.tokens} tokens, found {len(counts)} "
-                f"with {int(counts.sum())}: run the pipeline again"
+                f"{shard.path}: expected {shard.rows} documents with {shard.tokens} tokens, found {len(found)} "
+                f"with {tokens}: run the pipeline again"
             )
-        np.cumsum(counts, out=starts[shard.first_row + 1 : shard.first_row + shard.rows + 1])
-        starts[shard.first_row + 1 : shard.first_row + shard.rows + 1] += shard.first_token
+        counts.append(found)
+    starts = np.zeros(sum(map(len, counts)) + 1, np.int64)
+    for shard, found in zip(shards, counts, strict=True):
+        own = starts[shard.first_row + 1 : shard.first_row + shard.rows + 1]
+        np.cumsum(found, out=own)
+        own += shard.first_token
     return starts
 
 
@@ -237,7 +233,12 @@ def _decode_shard(index: TokenIndex, shard: Shard, out: int) -> None:
         parquet = pq.ParquetFile(shard.path)
         for batch in parquet.iter_batches(columns=["input_ids", "n"], batch_size=4096, use_threads=False):
             lists, counts = batch.column("input_ids"), batch.column("n")
-            ids = lists.flatten().to_numpy(zero_copy_only=False)
+            if lists.type.value_type != pa.from_numpy_dtype(index.dtype) or lists.flatten().null_count:
+                raise DataError(
+                    f"{shard.path}: expected input_ids as lists of {index.dtype}, found {lists.type} with "
+                    f"{lists.flatten().null_count} nulls: run the pipeline again"
+                )
+            ids = lists.flatten().to_numpy()
             if not pc.list_value_length(lists).equals(counts):
                 raise DataError(
                     f"{shard.path}: expected as many ids in each document as n says: run the pipeline again"
@@ -247,7 +248,7 @@ def _decode_shard(index: TokenIndex, shard: Shard, out: int) -> None:
                     f"{shard.path}: expected ids below {index.vocab_size}, the vocabulary in the index, found "
                     f"{int(ids.max())}: the shard was made with another tokenizer; run the pipeline again"
                 )
-            _write_at(out, ids.astype(index.dtype, copy=False), place)
+            _write_at(out, ids, place)
             place += len(ids)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise DataError(f"{shard.path}: cannot read the shard: {' '.join(str(error).split())}") from None

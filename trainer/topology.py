@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from trainer.shape import ModelConfig
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -46,6 +48,26 @@ class Axis:
         if self.group is not None:
             dist.all_gather_object(values, value, group=self.group)
         return values
+
+
+def stage_blocks(shape: ModelConfig, vocab_size: int, seq_len: int, stages: int) -> list[int]:
+    """Blocks of each pipeline stage, at least one, so that the slowest stage has the least to compute.
+
+    The head counts as what its product costs, so with a large vocabulary the last stage has fewer blocks. The
+    embedding costs nothing.
+    """
+    if stages == 1:
+        return [shape.num_layers]
+    whole = shape.flops_per_token(vocab_size, seq_len)
+    head = 6 * vocab_size * shape.hidden_size
+    block = (whole - head) / shape.num_layers
+
+    def slowest(last: int) -> float:
+        return max(-(-(shape.num_layers - last) // (stages - 1)), last + head / block)
+
+    last = min(range(1, shape.num_layers - stages + 2), key=slowest)
+    each, more = divmod(shape.num_layers - last, stages - 1)
+    return [each + (stage < more) for stage in range(stages - 1)] + [last]
 
 
 class Topology:

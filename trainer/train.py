@@ -37,8 +37,7 @@ from trainer.pacer import Pacer
 from trainer.policy import autocast_dtype
 from trainer.probes import BATCH_TOKENS, GPU_BATCH_TOKENS, Probes
 from trainer.reader import Reader
-from trainer.resume import PORTABLE, RESTART
-from trainer.rundir import Events, input_digest, lock
+from trainer.rundir import CHECKPOINTS, RESTART, Events, input_digest, lock
 from trainer.stop import Stop
 from trainer.tokens import TokenIndex
 from trainer.validation import Validation
@@ -116,8 +115,7 @@ class Trainer:
                     gc.collect()
                     self.meter.skip(time.perf_counter() - began)
                     began = time.perf_counter()
-            if stopping:
-                stop.forget()
+            stop.forget()
         self._emit("done" if self.step == total else "stopped", step=self.step, steps=total, already=False)
 
     def _log(self, step: int, result: StepResult, evaluate: bool = False) -> float:
@@ -126,7 +124,8 @@ class Trainer:
         Returns the seconds that the evaluation took.
         """
         config, total = self.config, self.config.total_steps
-        loss, norm = result.loss * config.global_batch * config.seq_len / self.reader.targets(step), result.norm
+        slots, targets = config.global_batch * config.seq_len, max(1, self.reader.targets(step))
+        loss, norm = result.loss * slots / targets, result.norm
         if not watch.is_number(loss, norm, config.precision == "fp16"):
             self._end_without_number(step, loss, norm)
         spike = self.watch.see(step, loss)
@@ -145,6 +144,7 @@ class Trainer:
         row = {"step": step, "loss": loss, "tokens": step * step_tokens, **speed,
                "lr": learning_rate(step, config), "grad_norm": norm}  # fmt: skip
         if evaluate:
+            row["epochs"] = {name: round(count, 4) for name, count in self.reader.epochs(step).items()}
             row |= self.validation.evaluate(self.engine.logprobs, self.engine.gather)
         if self.logs:
             self.logs.write(TRAIN, [row])
@@ -210,7 +210,7 @@ class Trainer:
             path = self.engine.save_restart(self.run / RESTART, self._state())
         else:
             model = hf_config(self.config.shape, self.vocab, self.config.seq_len, self.index.eos_id)
-            path = self.engine.save(self.run / PORTABLE, self._state(), {"config.json": json.dumps(model, indent=1)})
+            path = self.engine.save(self.run / CHECKPOINTS, self._state(), {"config.json": json.dumps(model, indent=1)})
         self._emit("checkpoint", step=self.step, path=str(path))
 
     def _emit_start(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.errors import TamisError
-from pipeline.report import charts, duplicates, tokenizer, training
+from pipeline.report import charts, duplicates, probes, tokenizer, training
 from pipeline.report.queries import Bound, Ledger
 from pipeline.shown import shown
 from pipeline.storage import publish
@@ -42,10 +42,10 @@ def _context(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
     run |= summary
     notes: list[str] = list(run["warnings"])
     steps, unread = _lines(run_dir / "train.jsonl")
-    probes, unread_probes = _lines(run_dir / "probes.jsonl")
+    rounds, unread_probes = _lines(run_dir / "probes.jsonl")
     if unread + unread_probes:
         notes.append(f"train.jsonl, probes.jsonl: lines that are not JSON, left out here: {unread + unread_probes}")
-    tokens, asked = _json(run_dir / "tokens" / "index.json"), training.probes(run_dir, probes)
+    tokens, asked = _json(run_dir / "tokens" / "index.json"), probes.section(run_dir, rounds)
     if asked and asked["note"]:
         notes.append(asked["note"])
     with Ledger(run_dir) as ledger:
@@ -81,12 +81,8 @@ def _context(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
         "tokens": tokens,
         "tokenizer": tokenizer.section(_json(run_dir / "tokenizer" / "artifact.json")),
         "models": _models(run["stages"]),
-        "steps": steps,
-        "first": steps[0] if steps else {},
-        "last": steps[-1] if steps else {},
-        "validated": next((row for row in reversed(steps) if row.get("val_loss") is not None), {}),
-        "training": charts.training(steps) if steps else "",
-        "validation": training.validation(steps, tokens),
+        "training": training.section(run_dir, steps, tokens, run.get("train")),
+        "validated": next((row for row in reversed(steps) if charts.finite(row.get("val_bits_per_byte"))), {}),
         "probes": asked,
     }
 
@@ -221,6 +217,25 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def fixed(value: float | None, digits: int, sign: bool = False) -> str:
+    """So many decimals, zeros kept: columns of measured numbers. `sign` puts + or a minus sign in front."""
+    if not charts.finite(value):
+        return "–"
+    return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
+
+
+def places(error: float | None, least: int, scale: float = 1) -> int:
+    """Decimals for a number with this standard error times `scale`: `least`, or more where the error would read 0."""
+    if not charts.finite(error) or not error:
+        return least
+    return max(least, min(6, -math.floor(math.log10(abs(scale * error)))))
+
+
+def counted(count: float, thing: str) -> str:
+    """`1 host`, `2 hosts`."""
+    return f"{number(count)} {thing}{'' if count == 1 else 's'}"
+
+
 def size(value: float | None) -> str:
     if value is None:
         return "–"
@@ -267,6 +282,6 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "number": number, "size": size, "percent": percent, "duration": duration, "shown": shown, "moment": moment,
-        "safe_link": safe_link,
+        "safe_link": safe_link, "fixed": fixed, "places": places, "counted": counted,
     }  # fmt: skip
     return environment

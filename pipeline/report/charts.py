@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -18,6 +18,7 @@ import vl_convert
 from markupsafe import Markup, escape
 
 from pipeline.report.queries import Distribution, line
+from pipeline.shown import shown
 
 KEPT, LOST, INK, MUTED, GRID, SECOND = "#0f766e", "#e2703a", "#26292e", "#6b7079", "#e4e2dc", "#4f46a5"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -100,38 +101,88 @@ def smooth(values: Sequence[float], reach: int) -> list[float]:
     return ((total[at + half + 1] - total[at - half]) / (2 * half + 1)).tolist()
 
 
-def training(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """Loss over tokens seen: each step faintly, its moving average, and the validation loss as points."""
-    rows = [row for row in rows if _finite(row.get("loss")) and _finite(row.get("tokens"))]
-    if not rows:
+def training(rows: Sequence[Mapping[str, Any]], spikes: Collection[int] = ()) -> Markup:
+    """Loss over tokens seen: each step faintly, its moving average, validation as points with their errors, and the
+    steps that are `spikes`. A row may have a validation loss alone."""
+    rows = [row for row in rows if finite(row.get("tokens"))]
+    learned = [row for row in rows if finite(row.get("loss"))]
+    if not learned:
         return Markup("")
-    thin = rows[:: max(1, len(rows) // 1500)]
+    thin = learned[:: max(1, len(learned) // 1500)]
     averaged = smooth([row["loss"] for row in thin], len(thin) // 50)
     steps = [{"tokens": row["tokens"], "loss": row["loss"], "mean": m} for row, m in zip(thin, averaged, strict=True)]
-    x = alt.X("tokens:Q", axis=alt.Axis(format="~s", tickCount=6, grid=False), title="training tokens")
+    x, title = _tokens_axis(), "loss (nats per token)"
     scale = alt.Scale(zero=False, nice=True)
     base = alt.Chart(_data(steps)).encode(x=x)
-    title = "loss (nats per token)"
     layers: list[Any] = [
         base.mark_line(color=KEPT, strokeWidth=1, opacity=0.3).encode(y=alt.Y("loss:Q", scale=scale, title=title)),
         base.mark_line(color=KEPT, strokeWidth=2.2).encode(y=alt.Y("mean:Q", scale=scale, title=title)),
     ]
-    points = [{"tokens": r["tokens"], "loss": r["val_loss"]} for r in rows if _finite(r.get("val_loss"))]
+    points = [_point(row, "val_loss", row) for row in rows if finite(row.get("val_loss"))]
     if points:
-        mark = alt.Chart(_data(points)).mark_line(
-            color=SECOND, strokeWidth=1.2, strokeDash=[2, 2],
-            point=alt.OverlayMarkDef(filled=True, color=SECOND, size=34),
-        )  # fmt: skip
+        mark = alt.Chart(_data(points)).encode(x=x)
+        layers.append(mark.mark_rule(color=SECOND, strokeWidth=1.2).encode(y=alt.Y("low:Q", title=title), y2="high:Q"))
+        dots = mark.mark_point(filled=True, color=SECOND, size=38, opacity=1)
+        layers.append(dots.encode(y=alt.Y("value:Q", scale=scale, title=title)))
+    high = [{"tokens": row["tokens"], "loss": row["loss"]} for row in learned if row.get("step") in spikes]
+    if high:
+        mark = alt.Chart(_data(high)).mark_point(color=LOST, filled=True, size=60, shape="triangle-down", opacity=1)
         layers.append(mark.encode(x=x, y=alt.Y("loss:Q", scale=scale, title=title)))
-    label = f"Training loss from {rows[0]['loss']:.3f} to {rows[-1]['loss']:.3f} over {rows[-1]['tokens']} tokens"
+    label = f"Training loss from {learned[0]['loss']:.3f} to {learned[-1]['loss']:.3f} over {rows[-1]['tokens']} tokens"
     return render(alt.layer(*layers).properties(width=1000, height=260), label)
+
+
+def by_source(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markup:
+    """Validation bits per byte of each of several sources over tokens seen, side by side on one scale."""
+    points = [
+        {"source": shown(name, None), **_point(row, "bits_per_byte", row["validation"][name])}
+        for name in names
+        for row in rows
+        if finite(row.get("tokens")) and finite(((row.get("validation") or {}).get(name) or {}).get("bits_per_byte"))
+    ]
+    if len(names) < 2 or len(points) < 2 * len(names):
+        return Markup("")
+    x, across = _tokens_axis(3), min(4, len({row["source"] for row in points}))
+    axis = alt.Axis(tickCount=4, format=".2f", domain=False, ticks=False)
+    scale = alt.Scale(zero=False, nice=True)
+    base = alt.Chart().encode(x=x)
+    layers = alt.layer(
+        base.mark_area(color=SECOND, opacity=0.16).encode(y=alt.Y("low:Q", title=None), y2="high:Q"),
+        base.mark_line(
+            color=SECOND, strokeWidth=2, point=alt.OverlayMarkDef(filled=True, size=26, color=SECOND)
+        ).encode(y=alt.Y("value:Q", scale=scale, axis=axis, title=None)),
+        data=_data(points),
+    ).properties(width=960 // across - 30, height=120)
+    header = alt.Header(
+        title=None, labelColor=INK, labelFontSize=12, labelFontWeight=600, labelAnchor="start", labelLimit=190
+    )
+    label = "Validation bits per byte by source: " + ", ".join(
+        f"{name} {value:.3f}" for name, value in {row["source"]: row["value"] for row in points}.items()
+    )
+    return render(
+        layers.facet(
+            facet=alt.Facet("source:N", header=header, sort=[shown(name, None) for name in names]), columns=across
+        ),
+        label,
+    )
+
+
+def _tokens_axis(ticks: int = 6) -> alt.X:
+    labels = "datum.value === 0 ? '0' : format(datum.value, '~s')"
+    axis = alt.Axis(labelExpr=labels, tickCount=ticks, grid=False)
+    return alt.X("tokens:Q", axis=axis, scale=alt.Scale(nice=False), title="training tokens")
+
+
+def _point(row: Mapping[str, Any], name: str, numbers: Mapping[str, Any]) -> dict[str, float]:
+    value, error = numbers[name], numbers.get(f"{name}_stderr") or 0.0
+    return {"tokens": row["tokens"], "value": value, "low": value - error, "high": value + error}
 
 
 def probe(task: str, rows: Sequence[Mapping[str, Any]], metric: str, title: str, chance: float | None) -> Markup:
     """A metric over steps with a band of one standard error, and the chance line where there is one."""
     points = []
     for row in rows:
-        if _finite(row.get(metric)):
+        if finite(row.get(metric)):
             error = row.get(f"{metric}_stderr") or 0.0
             value = row[metric]
             points.append({"step": row["step"], "value": value, "low": value - error, "high": value + error})
@@ -139,7 +190,7 @@ def probe(task: str, rows: Sequence[Mapping[str, Any]], metric: str, title: str,
         return Markup("")
     x = alt.X("step:Q", axis=alt.Axis(tickCount=4, format="~s", grid=False, tickMinStep=1), title="step")
     share = metric != "bits_per_byte"
-    axis = alt.Axis(tickCount=4, format=".0%" if share else ".3~r", domain=False, ticks=False)
+    axis = alt.Axis(tickCount=4, format=".0%" if share else ".2f", domain=False, ticks=False)
     y = alt.Y("value:Q", scale=alt.Scale(zero=False, nice=True), axis=axis, title=None)
     color = KEPT if share else SECOND
     base = alt.Chart(_data(points))
@@ -162,7 +213,7 @@ def probe(task: str, rows: Sequence[Mapping[str, Any]], metric: str, title: str,
 
 def keep_rate(name: str, rows: Sequence[Mapping[str, Any]]) -> Markup:
     """Precision, recall and share kept of a classifier's held-out documents, over its threshold."""
-    points = [row for row in rows if all(_finite(row.get(k)) for k in ("threshold", "kept", "precision", "recall"))]
+    points = [row for row in rows if all(finite(row.get(k)) for k in ("threshold", "kept", "precision", "recall"))]
     if not points:
         return Markup("")
     x = alt.X("threshold:Q", axis=alt.Axis(tickCount=5, grid=False), title="keep scores from here")
@@ -185,7 +236,7 @@ def keep_rate(name: str, rows: Sequence[Mapping[str, Any]]) -> Markup:
 
 def curve(found: Mapping[str, Any], mark: float | None) -> Markup:
     """A line over its x values, with a dashed one at `mark` where it lies among them."""
-    points = [{"x": x, "y": y} for x, y in zip(found["x"], found["y"], strict=True) if _finite(x) and _finite(y)]
+    points = [{"x": x, "y": y} for x, y in zip(found["x"], found["y"], strict=True) if finite(x) and finite(y)]
     if not points:
         return Markup("")
     low, high = min(row["x"] for row in points), max(row["x"] for row in points)
@@ -239,5 +290,6 @@ def similarities(found: Mapping[str, Any], mark: float | None) -> Markup:
     return render(alt.layer(*layers).properties(width=300, height=150), label)
 
 
-def _finite(value: Any) -> bool:
+def finite(value: Any) -> bool:
+    """A number that is one."""
     return isinstance(value, int | float) and math.isfinite(value)

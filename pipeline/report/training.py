@@ -1,41 +1,72 @@
-"""The report's sections on training and probes: loss, validation by source, and what each probe can and cannot tell.
+"""The report's section on training: the loss, validation by source beside the untrained model, speed, and spikes.
 
-Every verdict is computed. Bits per byte say something where their change since the first round, item by item, lies
-outside its 95 % interval. Accuracy says something where it lies more than two standard errors from chance and has moved
-since the first round: an untrained model likes short or long answers, and may differ from chance by that alone. Beside
-it stands the smallest difference between two models that the task could show at all.
+A row of `train.jsonl` need not have a loss: the one of step 0 validates the model before training. Speeds are medians
+over the rows, between the 10th and 90th percentile.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import paired
-from pipeline.errors import TamisError
+import numpy as np
+
 from pipeline.report import charts
 
-ACCURACIES = ("acc", "acc_norm", "acc_uncond")
-POINT = 0.01
+CHARTS = 12  # sources drawn
+
+
+def section(run_dir: Path, steps: list[dict[str, Any]], tokens: dict[str, Any] | None, launched: dict[str, Any] | None,
+            ) -> dict[str, Any] | None:  # fmt: skip
+    """What the template shows; None where nothing was logged. `launched` is `train` of summary.json, where a later
+    `tamis train` has not written other rows."""
+    if not steps:
+        return None
+    learned = [row for row in steps if charts.finite(row.get("loss"))]
+    first, last = (learned[0], learned[-1]) if learned else (steps[0], steps[-1])
+    if not launched or launched.get("loss") != round(last.get("loss", math.nan), 4):
+        launched = {}
+    found, validated = spikes(run_dir / "spikes"), validation(steps, tokens)
+    epochs = last.get("epochs") or launched.get("epochs") or {}
+    rows = sources(validated, tokens, epochs)
+    return {
+        "first": first,
+        "last": last,
+        "launched": launched,
+        "speed": speed(learned),
+        "spikes": found,
+        "validation": validated,
+        "epochs": epochs,
+        "sources": rows,
+        "svg": charts.training(steps, {spike["step"] for spike in found}),
+        "by_source": charts.by_source(steps, [row["name"] for row in rows if row["n"] and not row["whole"]][:CHARTS]),
+    }
 
 
 def validation(steps: list[dict[str, Any]], tokens: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Bits per byte of each source at the first and last validation; None where nothing was validated."""
+    """Rows of each source at the last validation, with the bits per byte of the first one; None without any."""
     rows = [row for row in steps if isinstance(row.get("validation"), dict) and row["validation"]]
     if not rows:
         return None
     first, last = rows[0], rows[-1]
-    sources = [
-        {"name": name, **numbers, "first": first["validation"].get(name, {}).get("bits_per_byte")}
-        for name, numbers in sorted(last["validation"].items())
-    ]
-    return {"first": first, "last": last, "sources": sources, "uniform": _uniform(tokens)}
+    found = {
+        name: {**numbers, **_before(first["validation"].get(name, {}), numbers.get("bits_per_byte"), "bits_per_byte")}
+        for name, numbers in last["validation"].items()
+    }
+    return {"first": first, "last": last, "sources": found, "uniform": _uniform(tokens)}
+
+
+def _before(first: dict[str, Any], now: float | None, name: str) -> dict[str, Any]:
+    before = first.get(name)
+    change = now / before - 1 if before and now is not None else None
+    return {"first": before, "first_stderr": first.get(f"{name}_stderr"), "change": change}
 
 
 def _uniform(tokens: dict[str, Any] | None) -> float | None:
-    """Bits per byte of a model that finds every token equally likely, as an untrained one does."""
+    """Bits per byte of a model that finds every token equally likely."""
     total = ((tokens or {}).get("totals") or {}).get("validation") or {}
     vocab = ((tokens or {}).get("tokenizer") or {}).get("vocab_size")
     if not vocab or not total.get("text_bytes"):
@@ -43,142 +74,67 @@ def _uniform(tokens: dict[str, Any] | None) -> float | None:
     return math.log2(vocab) * total["tokens"] / total["text_bytes"]
 
 
-def probes(run_dir: Path, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """One entry for each task with its numbers, verdicts and charts, and what they come to together."""
-    tasks: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        tasks.setdefault(str(row.get("task")), []).append(row)
-    if not tasks:
+def sources(validated: dict[str, Any] | None, tokens: dict[str, Any] | None, epochs: dict[str, float],
+            ) -> list[dict[str, Any]]:  # fmt: skip
+    """One row for each source, the largest first: training tokens, epochs, validation; then all by their sizes."""
+    sizes = {name: split.get("train", {}).get("tokens") for name, split in (tokens or {}).get("sources", {}).items()}
+    scored = validated["sources"] if validated else {}
+    empty = dict.fromkeys(("n", "loss", "loss_stderr", "bits_per_byte", "bits_per_byte_stderr", "first", "first_stderr",
+                           "change"))  # fmt: skip
+    rows = [
+        {**empty, **scored.get(name, {}), "name": name, "tokens": sizes.get(name), "epochs": epochs.get(name),
+         "whole": False}
+        for name in sorted(sizes.keys() | scored.keys(), key=lambda name: (-(sizes.get(name) or 0), name))
+    ]  # fmt: skip
+    if len(rows) > 1 and validated:
+        last = validated["last"]
+        whole = {name: last.get(f"val_{name}") for name in empty}
+        whole |= _before(validated["first"], last.get("val_bits_per_byte"), "val_bits_per_byte")
+        counted = [row["n"] for row in rows if row["n"]]
+        known = [size for size in sizes.values() if size is not None]
+        rows.append({**whole, "name": "all, by their sizes", "n": sum(counted), "tokens": sum(known) if known else None,
+                     "epochs": None, "whole": True})  # fmt: skip
+    return rows
+
+
+def speed(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Throughput, utilisation, data wait and memory of the logged steps; None where no row has a speed."""
+    timed = [row for row in rows if charts.finite(row.get("tokens_per_s")) and row["tokens_per_s"] > 0]
+    if not timed:
         return None
-    for history in tasks.values():
-        history.sort(key=lambda row: row.get("step", 0))
-    steps = [row.get("step", 0) for row in rows]
-    changes, unread = _changes(run_dir, min(steps), max(steps))
-    found = [_task(run_dir, task, history, changes) for task, history in sorted(tasks.items())]
-    return {"tasks": found, "said": _together(found), "note": unread}
-
-
-def _changes(run_dir: Path, first: int, last: int) -> tuple[dict[str, dict[str, paired.Difference]], str]:
-    """By task and metric: the change from the first round to the last on the same items, where both were kept."""
-    paths = [paired.path_of(run_dir, step) for step in (first, last)]
-    if first == last or not all(path.exists() for path in paths):
-        return {}, ""
-    try:
-        before, after = map(paired.read, paths)
-    except TamisError as error:
-        return {}, str(error)
-    same = [task for task in before if task in after and not paired.disagreement(before[task], after[task])]
-    return {task: {one.metric: one for one in paired.differences(before[task], after[task])[0]} for task in same}, ""
-
-
-def _task(run_dir: Path, task: str, history: list[dict[str, Any]], changes: dict[str, dict[str, paired.Difference]],
-          ) -> dict[str, Any]:  # fmt: skip
-    first, last = history[0], history[-1]
-    label = str(last.get("label", task))
-    chance = last.get("chance") or _chance(run_dir / "probes" / f"{task}.jsonl")
-    change = changes.get(task, {}).get(paired.HEADLINE) or _change(first, last)
-    accuracy = _accuracy(first, last, chance, changes.get(task, {}).get("acc_norm"))
+    spent = np.diff([0, *(row.get("tokens", 0) for row in timed)]) / [row["tokens_per_s"] for row in timed]
+    waits = [row["data_wait"] for row in timed if charts.finite(row.get("data_wait"))]
+    memory = [row["memory_bytes"] for row in timed if row.get("memory_bytes")]
     return {
-        "task": task,
-        "label": label,
-        "first": first,
-        "last": last,
-        "chance": chance,
-        "change": change,
-        "paired": task in changes,
-        "accuracies": [
-            {"name": name, "value": last[name], "error": last.get(f"{name}_stderr")}
-            for name in ACCURACIES
-            if last.get(name) is not None
-        ],
-        "accuracy": accuracy,
-        "said": _said(label, last, change, accuracy),
-        "bits": charts.probe(label, history, "bits_per_byte", "bits per byte of the answer", None),
-        "acc": charts.probe(label, history, "acc_norm", "accuracy, per character", chance),
+        "tokens_per_s": _middle(row["tokens_per_s"] for row in timed),
+        "mfu": _middle(row["mfu"] for row in timed if charts.finite(row.get("mfu"))),
+        "data_wait": float(np.average(waits, weights=spent)) if len(waits) == len(timed) else None,
+        "memory": max(memory, default=None),
+        "seconds": float(spent.sum()),
     }
 
 
-def _change(first: dict[str, Any], last: dict[str, Any]) -> paired.Difference | None:
-    """The change of the means alone, for rounds whose items were not kept."""
-    name = paired.HEADLINE
-    keys = [(row, key) for key in (name, f"{name}_stderr") for row in (first, last)]
-    numbers = [row[key] for row, key in keys if isinstance(row.get(key), int | float)]
-    return paired.unpaired(*numbers) if first is not last and len(numbers) == len(keys) else None
+def _middle(values: Iterator[float]) -> dict[str, float] | None:
+    found = list(values)
+    return (
+        dict(zip(("low", "middle", "high"), np.percentile(found, [10, 50, 90]).tolist(), strict=True))
+        if found
+        else None
+    )
 
 
-def _accuracy(
-    first: dict[str, Any], last: dict[str, Any], chance: float | None, change: paired.Difference | None
-) -> dict[str, Any] | None:
-    """What the accuracy per character is worth: `beyond` chance or not, `signal`, and what could show at all.
-
-    `visible`: two standard errors of the difference of two models that are scored apart. `needed`: items that would
-    make that difference one point.
-    """
-    value, error, n = last.get("acc_norm"), last.get("acc_norm_stderr"), last.get("n")
-    if value is None or not error or not n or chance is None:
-        return None
-    beyond = abs(value - chance) > 2 * error
-    start = first.get("acc_norm") if first is not last else None
-    moved = not change.noise if change else start is None or abs(value - start) > 2 * math.sqrt(2) * error
-    return {
-        "noise": 2 * error,
-        "beyond": beyond,
-        "above": value > chance,
-        "signal": beyond and moved,
-        "visible": 2 * math.sqrt(2) * error,
-        "needed": math.ceil(8 * n * error**2 / POINT**2),
-        "n": n,
-    }
-
-
-def _said(label: str, last: dict[str, Any], change: paired.Difference | None, accuracy: dict[str, Any] | None,
-          ) -> list[str]:  # fmt: skip
-    """Sentences on what a task tells here."""
-    said = []
-    if change:
-        by, step = f"{abs(change.change):.3f} ± {change.error:.3f}", last.get("step", 0)
-        moved = f"{'fell' if change.change < 0 else 'rose'} by {by} up to step {step:,}: no noise."
-        still = f"did not move beyond noise up to step {step:,} ({by})."
-        said.append(f"{label}: bits per byte of the right answer {still if change.noise else moved}")
-    if accuracy:
-        noise, visible = 100 * accuracy["noise"], 100 * accuracy["visible"]
-        side = "above" if accuracy["above"] else "below"
-        against = "not told from chance"
-        if accuracy["signal"]:
-            against = f"{side} chance by more than that"
-        elif accuracy["beyond"]:
-            against = f"{side} chance, but was so before training: the length of the answers does that"
-        said.append(
-            f"{label}: accuracy on {accuracy['n']:,} items is noise within {noise:.1f} points, and is {against}. Two "
-            f"models must lie {visible:.1f} points apart to be told apart by their means; for 1 point it would take "
-            f"about {accuracy['needed']:,} items."
-        )
-    return said
-
-
-def _together(tasks: list[dict[str, Any]]) -> list[str]:
-    """What all tasks come to: which carry a signal in this run, and by which number."""
-    moved = [task["label"] for task in tasks if task["change"] and not task["change"].noise]
-    judged = [task for task in tasks if task["accuracy"]]
-    dumb = [task["label"] for task in judged if not task["accuracy"]["signal"]]
-    mute = [label for label in dumb if label not in moved]
-    said = []
-    if any(task["change"] for task in tasks):
-        said.append(f"Bits per byte moved beyond noise in {', '.join(moved) if moved else 'no task'}.")
-    if dumb:
-        said.append(f"Accuracy carries no signal here in {', '.join(dumb)}: do not rank data by it.")
-    if mute:
-        said.append(f"{', '.join(mute)} tells nothing about this model, by either number.")
-    return said
-
-
-def _chance(path: Path) -> float | None:
-    """Mean of 1 / choices over the items of a probe; None where they are not at hand."""
-    counts = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+def spikes(folder: Path) -> list[dict[str, Any]]:
+    """The reports of `spikes/` by step; a number that is none stays out, a file that is no report is passed over."""
+    found = []
+    for path in folder.glob("step-*.json"):
         try:
-            counts.append(len(json.loads(line)["choices"]))
+            report = json.loads(path.read_text())
+            step, documents = int(report["step"]), {row["doc_id"] for row in report["documents"]}
         except (ValueError, KeyError, TypeError):
             continue
-    counts = [count for count in counts if count]
-    return sum(1 / count for count in counts) / len(counts) if counts else None
+        if path.name == f"step-{step}.json":  # the name becomes a link
+            numbers = {name: report.get(name) for name in ("loss", "expected", "deviations")}
+            numbers = {name: value if charts.finite(value) else None for name, value in numbers.items()}
+            found.append({"step": step, "file": path.name, "kind": report.get("kind"), **numbers,
+                          "documents": len(documents)})  # fmt: skip
+    return sorted(found, key=lambda spike: spike["step"])
