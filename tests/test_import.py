@@ -227,7 +227,7 @@ def test_sources_that_are_none(tmp_path):
 def test_gguf_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(CheckpointError, match="needs the package gguf: pip install transformers gguf"):
+    with pytest.raises(CheckpointError, match="needs the package gguf: pip install transformers accelerate gguf"):
         import_model(tmp_path / "a.gguf", tmp_path / "out")
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from toy_training import ROOT, SHAPE, TRAIN, begun, launch, make_run, rows_of, succeed
+from toy_training import ROOT, TRAIN, begun, launch, make_run, rows_of, succeed
+
+from trainer.rundir import forget_stop, lock
 
 QUIET = {"probe_every": 0, "val_limit": 0}
 MANIFEST = {"name": "toy", "sources": [{"name": "pydoc", "format": "pydoc"}], "stages": ["extract"]}
@@ -39,11 +41,9 @@ def manifest(folder: Path, **changes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_stop_signal_saves_and_the_run_goes_on(run, ranks):
-    """SIGTERM in the middle; the second start ends the run, and every step is logged once."""
-    changes = QUIET | {"steps": 1500, "ranks": ranks}
-    (run / "config.json").write_text(json.dumps(TRAIN | changes))
+def stopped(run: Path, ranks: int) -> list[dict]:
+    """Events of a training that gets SIGTERM after its first step."""
+    (run / "config.json").write_text(json.dumps(TRAIN | QUIET | {"steps": 1500, "ranks": ranks}))
     command = [sys.executable, "-m", "trainer.launch", "--run", str(run), "--config", str(run / "config.json")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         events = []
@@ -55,25 +55,38 @@ def test_a_stop_signal_saves_and_the_run_goes_on(run, ranks):
         events += [json.loads(line) for line in process.stdout]
     assert process.returncode == 0, (run / "train.log").read_text()[-2000:]
     assert [event["event"] for event in events[-2:]] == ["checkpoint", "stopped"]
-    stopped = events[-1]["step"]
-    assert 0 < stopped < 1500
-    assert (run / "checkpoints" / "latest").read_text() == f"step-{stopped}\n"
+    assert (run / "checkpoints" / "latest").read_text() == f"step-{events[-1]['step']}\n"
     assert not (run / "stop").exists()
-    (run / "stop").touch()  # asked for from outside, one step at least after the start
-    events = succeed(run, **QUIET | {"steps": 1500})
-    assert begun(events) == stopped
-    assert events[-1]["event"] == "stopped"
+    return events
+
+
+def test_a_stop_signal_saves_and_the_run_goes_on(run):
+    """SIGTERM in the middle of two ranks, then of one; each step is logged once. An old stop file is no request."""
+    first = stopped(run, 2)[-1]["step"]
+    assert 0 < first < 1500
+    (run / "stop").touch()
+    events = stopped(run, 1)
+    assert begun(events) == first
+    assert events[-1]["step"] > first
     assert [row["step"] for row in rows_of(run)] == list(range(1, events[-1]["step"] + 1))
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_loss_that_is_no_number_ends_the_run_and_names_the_documents(run, ranks):
+def test_a_stop_file_is_taken_away_at_a_start_unless_another_trainer_is_to_obey_it(tmp_path):
+    (tmp_path / "stop").touch()
+    with lock(tmp_path):
+        forget_stop(tmp_path)
+    assert (tmp_path / "stop").exists()
+    forget_stop(tmp_path)
+    assert not (tmp_path / "stop").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_documents(run):
     """A decay that blows the weights up in step 1: the gradient of step 2 is no number."""
     from trainer.config import TrainConfig
     from trainer.lineage import documents_of_step
     from trainer.tokens import TokenIndex
 
-    done = launch(run, **QUIET | {"weight_decay": 1e30, "ranks": ranks, "checkpoint_every": 1})
+    done = launch(run, **QUIET | {"weight_decay": 1e30, "ranks": 2, "checkpoint_every": 1})
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     report = run / "spikes" / "step-2.json"
@@ -82,7 +95,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_documents(run, rank
     assert str(report) in line
     body = json.loads(report.read_text())
     assert (body["kind"], body["step"], body["grad_norm"]) == ("nan", 2, "nan")
-    config = TrainConfig.model_validate(TRAIN | {"ranks": ranks})
+    config = TrainConfig.model_validate(TRAIN | {"ranks": 2})
     assert body["documents"] == documents_of_step(TokenIndex.read(run / "tokens"), config, 2)
     assert sum(row["tokens"] for row in body["documents"]) == 8 * 32
     assert [row["step"] for row in rows_of(run)] == [1]
@@ -90,7 +103,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_documents(run, rank
 
 
 def test_a_spike_is_reported_and_the_run_goes_on(run):
-    events = succeed(run, **QUIET | {"steps": 80, "spike": 1.0})
+    events = succeed(run, **QUIET | {"steps": 40, "spike": 1.0})
     spikes = [event for event in events if event["event"] == "spike"]
     assert spikes
     for event in spikes:
@@ -160,10 +173,6 @@ def test_the_train_command_wants_shards(tmp_path):
     assert "expected tokens/index.json, found none: make the shards with `tamis run` first" in done.stderr
 
 
-def break_tokenizer(run: Path) -> None:
-    (run / "tokenizer" / "artifact.json").write_text('{"fingerprint": "another"}')
-
-
 def break_shard(run: Path) -> None:
     (run / "tokens" / "train-1.parquet").write_bytes(b"cut")
 
@@ -171,48 +180,20 @@ def break_shard(run: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "changes", "words"),
     [
-        (break_tokenizer, {}, "the shards were made with tokenizer"),
         (break_shard, {}, "train-1.parquet: expected"),
-        (None, {"seq_len": 4096}, "sequences of seq_len=4096"),
-        (None, {"global_batch": 8, "ranks": 16}, "must divide global_batch=8"),
         (None, {"model": "7b", "seq_len": 8192, "micro_batch": 8}, "too little memory: each rank needs about"),
-        (None, {"tensorboard": True}, "train.tensorboard: expected the package tensorboard"),
-        (None, {"init_from": "/nowhere"}, "/nowhere"),
+        (None, {"init_from": "/etc"}, "/etc/config.json: cannot be read"),
+        (lambda run: (run / "train.log").mkdir(), {}, "train.log: cannot be written: Is a directory"),
     ],
-    ids=["tokenizer", "shard", "seq_len", "ranks", "memory", "tensorboard", "init_from"],
+    ids=["shard", "memory", "init_from", "log"],
 )
 def test_bad_input_is_one_line(run, damage, changes, words):
+    """The ways in which a launch can fail; what can be wrong is tested where it is found."""
     if damage:
         damage(run)
-    if changes.get("tensorboard"):
-        try:
-            import tensorboard  # noqa: F401
-        except ImportError:
-            pass
-        else:
-            pytest.skip("tensorboard is installed")
     done = launch(run, **QUIET | changes)
-    assert done.returncode in (1, 2)
+    assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("trainer: ")
     assert words in line
     assert not (run / "checkpoints").exists()
-
-
-def test_a_checkpoint_of_another_model_is_one_line(run):
-    """Its tensors are another model's, its state says it is this one's."""
-    succeed(run, **QUIET | {"steps": 2, "checkpoint_every": 1, "model": {**SHAPE, "intermediate_size": 96}})
-    other = run / "checkpoints" / "step-2"
-    weights = other.rename(run / "other") / "model.safetensors"
-    shutil.rmtree(run / "checkpoints")
-    succeed(run, **QUIET | {"steps": 2, "checkpoint_every": 1})
-    (run / "checkpoints" / "latest").write_text("step-1\n")
-    target = run / "checkpoints" / "step-1"
-    shutil.copy(weights, target / "model.safetensors")
-    state = json.loads((target / "state.json").read_text())
-    state["files"]["model.safetensors"] = weights.stat().st_size
-    (target / "state.json").write_text(json.dumps(state))
-    done = launch(run, **QUIET | {"steps": 2, "checkpoint_every": 1})
-    assert done.returncode == 1
-    assert "a checkpoint of another model" in done.stderr
-    assert len(done.stderr.splitlines()) == 1

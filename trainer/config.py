@@ -149,7 +149,7 @@ class TrainConfig(BaseModel):
     def rank_micro_batch(self) -> int:
         """Sequences in one forward pass: the largest divisor of a data rank's share that `micro_batch` allows."""
         share = self.global_batch // self.data_ranks
-        return max(size for size in range(1, share + 1) if share % size == 0 and size <= self.micro_batch)
+        return max(size for size in range(1, min(share, self.micro_batch) + 1) if share % size == 0)
 
     @property
     def accumulation(self) -> int:

@@ -81,7 +81,7 @@ def dequantised(file: Path) -> Iterator[Path]:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise CheckpointError(
-            f"{file}: reading GGUF needs the package {error.name}: pip install transformers gguf"
+            f"{file}: reading GGUF needs the package {error.name}: pip install transformers accelerate gguf"
         ) from None
     where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     try:

@@ -114,8 +114,9 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     marker = folder / LATEST
     if not marker.exists():
         return None
-    path = folder / marker.read_text().strip()
+    path = folder
     try:
+        path = folder / marker.read_text().strip()
         state = json.loads((path / STATE).read_text())
         if not isinstance(state, dict) or type(state.get("step")) is not int:
             raise ValueError(f"expected {STATE} with a step")
@@ -153,12 +154,11 @@ def truncate_rows(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            row = json.loads(line)
-        except ValueError:
+            if int(json.loads(line)["step"]) > step:
+                break
+        except (ValueError, TypeError, KeyError):
             break
-        if row["step"] > step:
-            break
-        kept.append(line + "\n")
+        kept.append(line.decode() + "\n")
     publish_text(path, "".join(kept))
