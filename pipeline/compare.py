@@ -1,7 +1,8 @@
 """`tamis compare A B`: the probes and the validation of two runs side by side, each difference with its noise.
 
-Probes are compared item by item (see `paired`), and refused where the items are not the same. Validation is compared
-by the means and errors of each source: tokenizers cut the text differently, so its sequences have no pairs.
+Probes are compared item by item (see `paired`), and refused where the items are not the same. Validation is compared on
+the sequences that both runs scored (see `paired_validation`): filters keep different documents, so these may be some or
+none of them. Where none are shared the means are shown, apart and without a verdict.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import paired
+from pipeline import paired, paired_validation
 from pipeline.errors import TamisError
 from pipeline.paired import Difference
+from pipeline.paired_validation import Pairing, Pieces
 from pipeline.run_table import print_whole
 from pipeline.shown import shown
 
@@ -28,13 +30,16 @@ LABEL = 26  # characters of a name in a table
 
 @dataclass
 class Comparison:
-    """Everything that `show` prints. `probes` and `validation`: (what, number of items or sequences, difference)."""
+    """Everything that `show` prints, as (what, number of items, sequences or sources, difference). `unpaired` are the
+    sources whose validation has no pairs; `sources` is what the paired ones come to, where there are several."""
 
     steps: tuple[int, int]
     tokens: tuple[int | None, int | None]
     headline: Difference
     probes: list[tuple[str, int, Difference]] = field(default_factory=list)
     validation: list[tuple[str, int, Difference]] = field(default_factory=list)
+    sources: list[tuple[str, int, Difference]] = field(default_factory=list)
+    unpaired: list[tuple[str, int, Difference]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -61,8 +66,7 @@ def compare(a: Path, b: Path, step: int | None = None) -> Comparison:
     out = Comparison(steps, tokens, _headline(probes, sampled), probes)
     for name in sorted(before.keys() ^ after.keys()):
         out.notes.append(f"{name} is in one of the two alone")
-    out.validation, missing = _validation(a, b, steps)
-    out.notes += missing
+    _validation(out, a, b)
     if None not in out.tokens and out.tokens[0] != out.tokens[1]:
         out.notes.append(f"A has seen {out.tokens[0]:,} training tokens and B {out.tokens[1]:,}")
     return out
@@ -99,27 +103,52 @@ def _items(run: Path, step: int) -> Path:
     return path
 
 
-def _validation(a: Path, b: Path, steps: tuple[int, int]) -> tuple[list[tuple[str, int, Difference]], list[str]]:
-    """Bits per byte of each source that both runs validated at these steps, and what cannot be compared."""
-    found = [_validated(run, at) for run, at in zip((a, b), steps, strict=True)]
-    rows, notes = [], []
-    for source in sorted(found[0].keys() | found[1].keys()):
-        one, two = (side.get(source) for side in found)
-        if one is None or two is None:
-            notes.append(f"validation of {source} is in one of the two alone")
-        elif one.get("bits_per_byte_stderr") and two.get("bits_per_byte_stderr"):
-            change = paired.unpaired(one["bits_per_byte"], two["bits_per_byte"],
-                                     one["bits_per_byte_stderr"], two["bits_per_byte_stderr"])  # fmt: skip
-            rows.append((source, min(one["n"], two["n"]), change))
+def _validation(out: Comparison, a: Path, b: Path) -> None:
+    """Add bits per byte of each source that both runs validated at these steps, and what cannot be compared."""
+    (one, before), (two, after) = (_validated(run, at) for run, at in zip((a, b), out.steps, strict=True))
+    pairs: dict[str, Pairing] = {}
+    for source in sorted(one.keys() | two.keys()):
+        if source not in one or source not in two:
+            out.notes.append(f"validation of {source} is in one of the two alone")
+            continue
+        if source in before and source in after:
+            found = paired_validation.pair(before[source], after[source])
+            if found.difference:
+                pairs[source] = found
+                out.validation.append((source, found.shared, found.difference))
+                if found.shared < max(found.sequences):
+                    out.notes.append(
+                        f"validation of {source} is compared on the {found.shared:,} sequences ({found.documents:,} "
+                        f"documents) that both scored, of {found.sequences[0]:,} in A and {found.sequences[1]:,} in B"
+                    )
+                continue
+            why = f"both scored {found.shared:,} sequences of one document, which has no error" if found.shared else (
+                "no sequence is in both, so the held-out texts or the tokenizers differ"
+            )  # fmt: skip
         else:
-            notes.append(f"validation of {source} has too few sequences for an error")
-    return rows, notes
+            why = "the scores of its sequences were not kept"
+        out.notes.append(
+            f"validation of {source} is not paired: {why}. A difference of its means says nothing about the models "
+            "unless the validation data are alike"
+        )
+        keys = paired.HEADLINE, f"{paired.HEADLINE}_stderr"
+        found_numbers = [side[source].get(key) for key in keys for side in (one, two)]
+        numbers = [number for number in found_numbers if isinstance(number, int | float)]
+        if len(numbers) == len(found_numbers):
+            out.unpaired.append((source, min(one[source]["n"], two[source]["n"]), paired.unpaired(*numbers)))
+    if len(pairs) > 1:
+        whole = paired_validation.together(pairs, {source: found.bytes for source, found in pairs.items()})
+        if whole:
+            out.sources.append(("all together", len(pairs), whole))
 
 
-def _validated(run: Path, step: int) -> dict[str, dict[str, Any]]:
-    """`validation` of the last row of train.jsonl up to a step that has one: by source."""
+def _validated(run: Path, step: int) -> tuple[dict[str, dict[str, Any]], dict[str, Pieces]]:
+    """The last validation up to a step, by source: its row of train.jsonl, and the kept scores of its sequences."""
     row = _last(run / "train.jsonl", lambda row: row.get("step", 0) <= step and isinstance(row.get("validation"), dict))
-    return row["validation"] if row else {}
+    if not row:
+        return {}, {}
+    path = paired_validation.path_of(run, row.get("step", 0))
+    return row["validation"], paired_validation.read(path) if path.exists() else {}
 
 
 def _tokens(run: Path, step: int) -> int | None:
@@ -147,7 +176,10 @@ def show(a: Path, b: Path, found: Comparison, out: Console) -> None:
     tasks = len({label for label, _, _ in found.probes})
     tables = [_table("Probes, item by item", "task", "item", [("all together", tasks, found.headline)], found.probes)]
     if found.validation:
-        tables.append(_table("Validation, by source", "source", "sequence", [], found.validation))
+        title = "Validation, on the sequences of both"
+        tables.append(_table(title, "source", "sequence", found.sources, found.validation))
+    if found.unpaired:
+        tables.append(_table("Validation, each on its own text", "source", "sequence", [], found.unpaired, False))
     for table in tables:
         print_whole(table, out)
         out.print()
@@ -157,7 +189,7 @@ def show(a: Path, b: Path, found: Comparison, out: Console) -> None:
         f"{real} of {len(compared)} differences are outside noise (95 % intervals; of {len(compared)} comparisons of "
         f"equal models about {0.05 * len(compared):.1f} would seem so). The headline is bits per byte of the right "
         "answer: lower is better; of every other number more is. Probabilities and accuracies are in %. The intervals "
-        "cover other items, not another seed of the training.",
+        "cover other items and held-out documents, not another seed of the training.",
         highlight=False, markup=False,
     )  # fmt: skip
     for note in found.notes:
@@ -167,8 +199,8 @@ def show(a: Path, b: Path, found: Comparison, out: Console) -> None:
 Rows = list[tuple[str, int, Difference]]
 
 
-def _table(title: str, group: str, unit: str, head: Rows, rows: Rows) -> Table:
-    """A line for each metric, below one for its task or source."""
+def _table(title: str, group: str, unit: str, head: Rows, rows: Rows, judged: bool = True) -> Table:
+    """A line for each metric, below one for its task or source; without a verdict where they cannot be `judged`."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
     for name in (group, "A", "B", "B - A", "95 % interval", ""):
         table.add_column(name, justify="left" if name in (group, "") else "right", no_wrap=True)
@@ -180,6 +212,7 @@ def _table(title: str, group: str, unit: str, head: Rows, rows: Rows) -> Table:
             last = label
         number = _plain if one.metric == paired.HEADLINE else _percent
         verdict = "inside noise" if one.noise else "[green]B better[/green]" if one.better else "[red]A better[/red]"
+        verdict = verdict if judged else "not paired"
         table.add_row(f"  {one.metric}", number(one.before), number(one.after),
                       f"{number(one.change, True)} ± {number(one.error)}",
                       f"{number(one.low, True)} to {number(one.high, True)}", verdict)  # fmt: skip

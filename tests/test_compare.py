@@ -133,7 +133,7 @@ def test_rounds_that_are_not_there(runs):
         compare(a, b)
 
 
-def test_validation_is_compared_by_source(runs):
+def test_validation_without_kept_scores_is_not_judged(runs):
     a, b = runs
     for run, bits in zip(runs, (1.20, 1.10), strict=True):
         write_round(run, 10, TASKS, 0.0)
@@ -142,11 +142,12 @@ def test_validation_is_compared_by_source(runs):
         write_steps(run, [{"step": 10, "tokens": 1000 if run == a else 2000, "validation": {"web": web, "code": code}},
                           {"step": 20, "tokens": 3000, "validation": {}}])  # fmt: skip
     found = compare(a, b)
-    ((name, count, one),) = found.validation
-    assert (name, count, one.better) == ("web", 64, True)
-    assert one.error == pytest.approx(math.hypot(0.01, 0.01))
-    assert found.notes == ["validation of code has too few sequences for an error",
-                           "A has seen 1,000 training tokens and B 2,000"]  # fmt: skip
+    assert found.validation == []
+    ((name, count, one),) = found.unpaired
+    assert (name, count, one.error) == ("web", 64, pytest.approx(math.hypot(0.01, 0.01)))
+    assert [note.split(":")[0] for note in found.notes[:2]] == [
+        "validation of code is not paired", "validation of web is not paired"]  # fmt: skip
+    assert found.notes[2:] == ["A has seen 1,000 training tokens and B 2,000"]
 
 
 def test_the_command_says_what_is_noise(runs):

@@ -34,8 +34,8 @@ def prepared(tmp_path_factory) -> Path:
     return run
 
 
-def reader(run: Path, rank: int = 0, ranks: int = 1, split: str = "train", **changes) -> Reader:
-    return Reader(TokenIndex.read(run / "tokens"), config(ranks=ranks, **changes), run / ".cache", rank, ranks, split)
+def reader(run: Path, rank: int = 0, ranks: int = 1, **changes) -> Reader:
+    return Reader(TokenIndex.read(run / "tokens"), config(ranks=ranks, **changes), run / ".cache", rank, ranks)
 
 
 def global_batch(readers: list[Reader], step: int) -> np.ndarray:
@@ -161,24 +161,6 @@ def test_seeds_and_sources_have_orders_of_their_own():
     assert not np.array_equal(first, second)
     alone = Order.make({"a": 50, "b": 50}, {"a": 1, "b": 0}, 1).at(where)
     assert np.array_equal(alone, first)  # a source's order does not depend on the others
-
-
-def test_the_validation_sample_is_fixed_and_by_source(prepared):
-    first, second = (
-        reader(prepared, split="validation", packing=p, seed=s) for p, s in (("chunk", 1), ("best_fit", 2))
-    )
-    for source in ("web", "wiki"):
-        rows = np.concatenate([batch.ids for batch in first.sample(source, 4)])
-        assert len(rows) == min(4, first.sizes[source])
-        assert np.array_equal(rows, np.concatenate([batch.ids for batch in second.sample(source, 4)]))
-        allowed = {token for doc in distinct(LENGTHS)[source] for token in doc}
-        assert set(rows.ravel().tolist()) <= allowed
-    assert first.sample("books", 4) == []
-    assert [len(batch.ids) for batch in reader(prepared, split="validation", micro_batch=3).sample("web", 5)] == [
-        2,
-        2,
-        1,
-    ]
 
 
 def test_steps_are_made_ahead_and_waiting_is_counted(prepared):

@@ -84,17 +84,17 @@ def test_above_chance_from_the_start_is_no_signal(tmp_path):
     assert not task["accuracy"]["signal"]
 
 
-def test_validation_by_source():
+def test_validation_by_source(tmp_path):
     web = {"n": 64, "loss": 3.0, "loss_stderr": 0.1, "bits_per_byte": 1.2, "bits_per_byte_stderr": 0.05}
     steps = [{"step": 1, "loss": 5.0}, {"step": 2, "validation": {"web": web | {"bits_per_byte": 2.0}}},
              {"step": 3, "validation": {"code": web, "web": web}}, {"step": 4, "validation": {}}]  # fmt: skip
     tokens = {"totals": {"validation": {"tokens": 300, "text_bytes": 1200}}, "tokenizer": {"vocab_size": 16}}
-    found = validation(steps, tokens)
+    found = validation(tmp_path, steps, tokens)
     assert {name: row["first"] for name, row in found["sources"].items()} == {"code": None, "web": 2.0}
     assert found["sources"]["web"]["change"] == pytest.approx(1.2 / 2 - 1)
     assert found["uniform"] == 1.0  # 4 bits a token, 4 bytes a token
-    assert validation(steps[:1], tokens) is None
-    assert validation(steps, None)["uniform"] is None
+    assert validation(tmp_path, steps[:1], tokens) is None
+    assert validation(tmp_path, steps, None)["uniform"] is None
 
 
 def logged(steps: int) -> list[dict]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from toy_training import ROOT, TRAIN, begun, make_run, rows_of, succeed
 
@@ -52,6 +53,8 @@ def test_a_run_learns_and_leaves_the_contract(trained):
     assert [(row["step"], row["task"], row["n"]) for row in probes] == [(0, "toy", 8), (3, "toy", 8), (6, "toy", 8)]
     for name in ("acc", "acc_norm", "bits_per_byte"):
         assert {name, f"{name}_stderr"} <= probes[0].keys()
+    for folder in ("probe-items", "validation-items"):
+        assert {path.name for path in (run / folder).iterdir()} == {f"step-{step}.parquet" for step in (0, 3, 6)}
     kinds = [event["event"] for event in events]
     assert kinds[:2] == ["estimate", "start"]
     assert kinds[-1] == "done"
@@ -84,9 +87,14 @@ def test_resumption_is_exact(trained, tmp_path):
     (run / "checkpoints" / "step-6" / "model.safetensors").write_bytes(b"half-written")
     with (run / "train.jsonl").open("a") as out:
         out.write('{"step": 7, "los')
+    for folder in ("probe-items", "validation-items"):
+        shutil.copy(run / folder / "step-6.parquet", run / folder / "step-5.parquet")
     assert begun(succeed(run)) == 4
     assert largest_difference(trained[0], run) == 0
     assert (run / "probes.jsonl").read_text() == (trained[0] / "probes.jsonl").read_text()
+    for folder in ("probe-items", "validation-items"):
+        files = [{path.name: path.read_bytes() for path in (one / folder).iterdir()} for one in (run, trained[0])]
+        assert files[0] == files[1], "those after the checkpoint are gone, and made again"
 
 
 def test_two_ranks_with_zero_1_equal_one_rank(trained, tmp_path):
@@ -94,6 +102,9 @@ def test_two_ranks_with_zero_1_equal_one_rank(trained, tmp_path):
     run = make_run(tmp_path / "run")
     succeed(run, ranks=2, zero_stage=1, checkpoint_every=3)
     assert largest_difference(trained[0], run) < 1e-5
+    scores = [pq.read_table(one / "validation-items" / "step-6.parquet") for one in (run, trained[0])]
+    assert scores[0].drop_columns("nll").equals(scores[1].drop_columns("nll"))
+    assert scores[0]["nll"].to_pylist() == pytest.approx(scores[1]["nll"].to_pylist(), rel=1e-5)
     (run / "checkpoints" / "latest").write_text("step-3\n")
     assert begun(succeed(run)) == 3
     assert largest_difference(trained[0], run) < 1e-5
@@ -121,6 +132,8 @@ def test_a_changed_setting_starts_again_and_keeps_the_old(trained, tmp_path):
     (old,) = run.glob("checkpoints-*")
     assert (old / "step-6" / "model.safetensors").exists()
     assert len((old / "train.jsonl").read_text().splitlines()) == 7
+    assert (old / "validation-items" / "step-0.parquet").exists()
+    assert not (run / "validation-items" / "step-0.parquet").exists()
 
 
 def test_latest_that_points_nowhere_is_an_error(tmp_path):

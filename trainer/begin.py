@@ -13,12 +13,14 @@ from trainer.config import TrainConfig
 from trainer.resume import Resume, find
 from trainer.rundir import (
     CHECKPOINTS,
+    ITEMS,
     LOGS,
     RESTART,
     SETTINGS,
     Events,
     latest,
     publish_text,
+    remove_later,
     set_aside,
     truncate_rows,
 )
@@ -35,8 +37,8 @@ def finished(run: Path, config: TrainConfig, fingerprint: str) -> bool:
 def prepare(run: Path, config: TrainConfig, fingerprint: str, events: Events) -> Resume | None:
     """Bring the run directory to where the training goes on; the checkpoint to go on from, None to begin.
 
-    Checkpoints and logs of another training are set aside, rows after the checkpoint are cut off. A restart that is
-    not gone on from is removed, since it vouches for such rows.
+    Checkpoints and logs of another training are set aside, rows and item scores after the checkpoint are removed. A
+    restart that is not gone on from is removed too, since it vouches for such rows.
     """
     lying = latest(run / CHECKPOINTS) or latest(run / RESTART)
     if lying and (theirs := str(lying[1].get("fingerprint"))) != fingerprint:
@@ -45,8 +47,11 @@ def prepare(run: Path, config: TrainConfig, fingerprint: str, events: Events) ->
     found = find(run, config)
     if not (found and found.quick) and (run / RESTART).exists():
         shutil.rmtree(run / RESTART)
+    step = found.step if found else -1
     for name in LOGS:
-        truncate_rows(run / name, found.step if found else -1)
+        truncate_rows(run / name, step)
+    for name in ITEMS:
+        remove_later(run / name, step)
     publish_text(run / SETTINGS, config.model_dump_json(indent=1) + "\n")
     return found
 

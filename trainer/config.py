@@ -63,7 +63,9 @@ class TrainConfig(BaseModel):
         0.5, description="largest share of the time for probes on the way; a round that would exceed it is put off",
         gt=0, le=1,
     )  # fmt: skip
-    val_limit: int = Field(64, description="validation sequences of each source in an evaluation; 0 skips it", ge=0)
+    val_limit: int = Field(
+        64, description="validation sequences of each source in an evaluation, at most; 0 skips it", ge=0
+    )
 
     # How it is executed
     ranks: int = Field(1, description="processes", ge=1, le=4096)

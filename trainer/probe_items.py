@@ -48,9 +48,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Request:
-    """A context with a continuation: the last `scored` of `ids` are the continuation."""
+    """A context with a continuation: the last `scored` of `ids` are the continuation. An array of ids cannot be
+    looked up among other requests."""
 
-    ids: tuple[int, ...]
+    ids: tuple[int, ...] | np.ndarray
     scored: int
 
 

@@ -19,10 +19,10 @@ from tokenizers import Tokenizer
 
 from trainer.probe_items import ProbeError, Request, Task, read_items, tokenise
 from trainer.probe_stats import METRICS, chance, item_metrics, mean_and_error
+from trainer.rundir import PROBE_ITEMS
 
 BATCH_TOKENS, GPU_BATCH_TOKENS = 8192, 65536  # padded tokens in a forward pass
 IGNORE = -100
-ITEMS_FOLDER = "probe-items"  # in the run directory: step-<step>.parquet
 
 # ids int64 [rows, length], targets int64 [rows, length] with IGNORE -> summed log-probability, float64 [rows]
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -132,12 +132,17 @@ class Probes:
         Columns: task, label, id, digest (of all that is asked), gold, the metrics (double, null where the task has
         none), logprobs and prior (nats, one for each choice). One row for each item, about 100 bytes.
         """
-        path = run / ITEMS_FOLDER / f"step-{step}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        pq.write_table(pa.concat_tables(self._scored), partial, compression="zstd")
-        partial.replace(path)
-        return path
+        return publish_items(pa.concat_tables(self._scored), run / PROBE_ITEMS, step)
+
+
+def publish_items(table: pa.Table, folder: Path, step: int) -> Path:
+    """Write the scores of an evaluation as `folder`/step-<step>.parquet: whole, or not at all."""
+    path = folder / f"step-{step}.parquet"
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    pq.write_table(table, partial, compression="zstd")
+    partial.replace(path)
+    return path
 
 
 def _table(task: Task, metrics: dict[str, np.ndarray], logprobs: np.ndarray, prior: np.ndarray | None) -> pa.Table:

@@ -19,12 +19,11 @@ import numpy as np
 
 from trainer.config import TrainConfig
 from trainer.loss import IGNORE
-from trainer.order import Order, training_order
-from trainer.packing import chunks, open_packing
+from trainer.order import training_order
+from trainer.packing import open_packing
 from trainer.tokens import DataError, TokenIndex, open_tokens
 
 AHEAD = 2  # steps made before they are asked for
-SAMPLE_SEED = 0x5EED  # of the validation sample: the same sequences for every model
 
 
 @dataclass(frozen=True)
@@ -41,28 +40,20 @@ class Batch:
 
 
 class Reader:
-    """Batches of a split for one data rank. Raises DataError when the shards are not what is expected."""
+    """Batches of one data rank. Raises DataError when the shards are not what is expected."""
 
-    def __init__(
-        self, index: TokenIndex, config: TrainConfig, cache: Path, data_rank: int, data_ranks: int, split: str = "train"
-    ) -> None:
+    def __init__(self, index: TokenIndex, config: TrainConfig, cache: Path, data_rank: int, data_ranks: int) -> None:
         if data_ranks != config.data_ranks or not 0 <= data_rank < data_ranks:
             raise DataError(
                 f"expected a data rank below the configuration's {config.data_ranks}, found {data_rank} of {data_ranks}"
             )
-        self.index, self.config, self.split = index, config, split
+        self.index, self.config = index, config
         self.data_rank, self.data_ranks = data_rank, data_ranks
-        self.tokens, starts = open_tokens(index, split, cache)
-        # validation is cut by `chunk` always: the same text for every packing
-        self.packing = (
-            open_packing(index, config, starts, cache)
-            if split == "train"
-            else chunks(index, split, config.seq_len, starts, config.document_mask)
-        )
+        self.tokens, starts = open_tokens(index, "train", cache)
+        self.packing = open_packing(index, config, starts, cache)
         self.sizes = self.packing.sizes
         self.size = sum(self.sizes.values())
-        if split == "train":
-            self.order = training_order(index, config, self.sizes)
+        self.order = training_order(index, config, self.sizes)
         self.wait_s = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tamis-reader")
         self._ahead: dict[int, Future[list[Batch]]] = {}
@@ -94,18 +85,6 @@ class Reader:
         """`sequences` of an epoch; `padding`, the share of their slots without an input; `cut`, documents longer than
         the context."""
         return self.packing.facts()
-
-    def sample(self, source: str, count: int) -> list[Batch]:
-        """A fixed sample of at most `count` sequences of a source, in batches of at most `rank_micro_batch` rows. The
-        sequences are chosen by hash: the same for every rank and model."""
-        sizes = {source: self.sizes.get(source, 0)}
-        first = sum(size for name, size in self.sizes.items() if name < source)
-        count = min(count, sizes[source])
-        if not count:
-            return []
-        numbers = np.sort(Order.make(sizes, {}, SAMPLE_SEED).at(np.arange(count))) + first
-        rows = self.config.rank_micro_batch
-        return [self._batch(numbers[start : start + rows]) for start in range(0, count, rows)]
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -18,6 +18,7 @@ from typing import IO, Any
 LATEST, STATE = "latest", "state.json"
 STOP = "stop"  # a file of this name in the run directory asks a training to save and end
 CHECKPOINTS, RESTART, LOGS = "checkpoints", "restart", ("train.jsonl", "probes.jsonl")
+PROBE_ITEMS, VALIDATION_ITEMS = ITEMS = "probe-items", "validation-items"  # folders of step-<step>.parquet
 SETTINGS = "training.json"  # the configuration of the training that the checkpoints and logs are of
 
 
@@ -136,7 +137,7 @@ def set_aside(run: Path, fingerprint: str) -> Path:
     """
     source, target = run / CHECKPOINTS, run / f"{CHECKPOINTS}-{fingerprint[:8]}"
     source.mkdir(exist_ok=True)
-    for name in (*LOGS, SETTINGS, "spikes", "probe-items", "tensorboard", RESTART):
+    for name in (*LOGS, *ITEMS, SETTINGS, "spikes", "tensorboard", RESTART):
         if (run / name).exists():
             (run / name).replace(source / name)
     if target.exists():
@@ -162,3 +163,11 @@ def truncate_rows(path: Path, step: int) -> None:
             break
         kept.append(line.decode() + "\n")
     publish_text(path, "".join(kept))
+
+
+def remove_later(folder: Path, step: int) -> None:
+    """Remove the `step-<step>.parquet` of later steps: a round that was put off by the clock may not come again."""
+    for path in folder.glob("step-*.parquet"):
+        number = path.stem.removeprefix("step-")
+        if number.isdecimal() and int(number) > step:
+            path.unlink()

@@ -64,10 +64,8 @@ class Trainer:
         self.engine = Engine(config, self.vocab, path)
         here = self.engine.data_rank, self.engine.data_ranks
         self.reader = Reader(self.index, config, run / ".cache", *here)
-        held_out = Reader(self.index, config, run / ".cache", *here, split="validation")
-        self.validation = Validation(held_out, config.val_limit)
-        held_out.close()
         batch = BATCH_TOKENS if self.engine.device.type == "cpu" else GPU_BATCH_TOKENS
+        self.validation = Validation(self.index, run / ".cache", config, *here, batch)
         self.probes = Probes(run / "probes", tokenizer, config.probe_limit, config.seq_len, self.index.eos_id, batch)
         self.watch = watch.Watch(config.spike, _recent_losses(run / TRAIN))
         flops = config.shape.flops_per_token(self.vocab, config.seq_len)
@@ -85,6 +83,7 @@ class Trainer:
             untrained = self.validation.evaluate(self.engine.logprobs, self.engine.gather)
             if self.logs and untrained:
                 self.logs.write(TRAIN, [{"step": 0, "tokens": 0, **untrained}])
+                self.validation.save_items(self.run, 0)
             self._probe()
             self.pacer.probed(time.perf_counter() - began, on_the_way=False)
         overlap, late, stopping = self.engine.device.type != "cpu", None, False
@@ -150,6 +149,8 @@ class Trainer:
             self.logs.write(TRAIN, [row])
         if not evaluate:
             return 0.0
+        if self.logs:
+            self.validation.save_items(self.run, step)
         self._probe()
         gc.collect()
         took = time.perf_counter() - began

@@ -1,78 +1,83 @@
 """Validation loss and bits per byte of each source and of all, each with its standard error.
 
-Every evaluation of a run scores the same sequences, `val_limit` of each source, chosen by hash. `loss` is the mean
-negative log-likelihood of a target in nats; `bits_per_byte` is that of a byte of text, by the source's own tokens and
-bytes in the index. Errors are those of a mean over sequences (see `probe_stats.ratio_and_error`). The numbers of all
-sources weigh each by its tokens, or its bytes, in the validation split. Cost: `val_limit` sequences forward for each
-source.
+Every evaluation of a run scores the same pieces of held-out documents, `val_limit` of each source (see `held_out`).
+`loss` is the mean negative log-likelihood of a target in nats; `bits_per_byte` is the sum of it over the sample by the
+bytes of its text. Errors are those of a ratio over documents (see `probe_stats.ratio_and_error`): the pieces of one
+document are not independent. The numbers of all sources weigh each by its tokens, or its bytes, in the validation
+split. The score of each piece is kept (`save_items`), so that two runs compare on the text that both validated. Cost:
+the tokens of the sample forward, in batches of similar length.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from trainer.loss import IGNORE
-from trainer.probe_stats import ratio_and_error
-from trainer.probes import turns
-from trainer.reader import Batch, Reader
-
-# ids, targets int64 [rows, T], segments int32 [rows, T] or None -> summed log-probability, float64 [rows]
-Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
-LN2 = math.log(2)
+from trainer.config import TrainConfig
+from trainer.held_out import Piece, held_out
+from trainer.probe_items import Request
+from trainer.probe_stats import bits_per_byte, ratio_and_error
+from trainer.probes import BATCH_TOKENS, Scorer, publish_items, score
+from trainer.rundir import VALIDATION_ITEMS
+from trainer.tokens import TokenIndex
 
 
 class Validation:
-    """The sample of a run, read once: `limit` sequences of each source at most, none for 0."""
+    """The sample of a run, read once. `rank` of `ranks` copies of the model; `batch_tokens`: padded tokens in a
+    forward pass. Raises DataError when the shards are not what is expected."""
 
-    def __init__(self, reader: Reader, limit: int) -> None:
-        self._rank, self._ranks = reader.data_rank, reader.data_ranks
-        self._batches: list[Batch] = []
-        self._rows: dict[str, int] = {}
-        self._totals: dict[str, dict[str, int]] = {}
-        for source in sorted(reader.sizes) if limit else []:
-            batches = reader.sample(source, limit)
-            if batches:
-                self._batches += batches
-                self._rows[source] = sum(len(batch.ids) for batch in batches)
-                self._totals[source] = reader.index.sources[source]["validation"]
-        self._targets = [(batch.targets != IGNORE).sum(1).astype(np.float64) for batch in self._batches]
+    def __init__(self, index: TokenIndex, cache: Path, config: TrainConfig, rank: int, ranks: int,
+                 batch_tokens: int = BATCH_TOKENS) -> None:  # fmt: skip
+        self._rank, self._ranks, self._batch_tokens = rank, ranks, batch_tokens
+        sample = held_out(index, cache, config.val_limit, config.seq_len)
+        self._pieces: list[Piece] = [piece for pieces in sample.values() for piece in pieces]
+        self._requests = [Request(piece.ids, piece.targets) for piece in self._pieces]
+        self._sizes = {source: len(pieces) for source, pieces in sample.items()}
+        self._totals = {source: index.sources[source]["validation"] for source in sample}
+        self._tokenizer = index.fingerprint
+        self._nll = np.zeros(0)
 
     def evaluate(self, scorer: Scorer, gather: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
-        """`val_loss`, `val_bits_per_byte`, their `_stderr`, and `validation` with the same of each source and `n`.
+        """`val_loss`, `val_bits_per_byte`, their `_stderr`, and `validation` with the same of each source, `n`
+        sequences and `documents`.
 
-        Collective; `gather` adds the arrays of the data ranks. Empty without validation sequences. An error is None
-        where a source has a single sequence.
+        Collective; `gather` adds the arrays of the data ranks. Empty without validation documents. An error is None
+        where a source has a single document.
         """
-        if not self._batches:
+        if not self._pieces:
             return {}
-        nll = [np.zeros(len(batch.ids)) for batch in self._batches]
-        for turn, mine in turns(len(nll), self._rank, self._ranks):
-            batch = self._batches[turn]
-            found = -scorer(batch.ids, batch.targets, batch.segments)
-            if mine:
-                nll[turn] = found
-        whole, targets = gather(np.concatenate(nll)), np.concatenate(self._targets)
+        self._nll = -gather(score(self._requests, scorer, self._rank, self._ranks, self._batch_tokens))
         sources: dict[str, dict[str, Any]] = {}
         start = 0
-        for source, rows in self._rows.items():
-            mine_ = slice(start, start := start + rows)
-            sources[source] = {"n": rows, **self._source(source, whole[mine_], targets[mine_])}
+        for source, size in self._sizes.items():
+            mine = slice(start, start := start + size)
+            sources[source] = _numbers(self._pieces[mine], self._nll[mine])
         return {**self._all(sources), "validation": sources}
 
-    def _source(self, source: str, nll: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
-        loss, error = ratio_and_error(nll, targets)
-        totals = self._totals[source]
-        bits = totals["tokens"] / max(1, totals["text_bytes"]) / LN2  # of a byte, for a nat of each token
-        return {
-            "loss": loss,
-            "loss_stderr": error,
-            "bits_per_byte": loss * bits,
-            "bits_per_byte_stderr": None if error is None else error * bits,
+    def save_items(self, run: Path, step: int) -> None:
+        """Publish the scores of the last evaluation as RUN/validation-items/step-<step>.parquet; nothing without any.
+
+        Columns: source, doc_id, first (number of the first token in its document), digest (of tokenizer, ids and
+        bytes), nll (nats, double), targets, bytes (double). The tokenizer's fingerprint is in the metadata. One row
+        for each sequence, some 60 bytes.
+        """
+        if not self._pieces:
+            return
+        columns: dict[str, Any] = {
+            "source": pa.array([piece.source for piece in self._pieces]).dictionary_encode(),
+            "doc_id": [piece.doc_id for piece in self._pieces],
+            "first": pa.array([piece.first for piece in self._pieces], pa.int64()),
+            "digest": [piece.digest for piece in self._pieces],
+            "nll": pa.array(self._nll),
+            "targets": pa.array([piece.targets for piece in self._pieces], pa.int32()),
+            "bytes": pa.array([piece.bytes for piece in self._pieces], pa.float64()),
         }
+        publish_items(pa.table(columns, metadata={"tokenizer": self._tokenizer}), run / VALIDATION_ITEMS, step)
 
     def _all(self, sources: dict[str, dict[str, Any]]) -> dict[str, float | None]:
         out: dict[str, float | None] = {}
@@ -84,3 +89,22 @@ class Validation:
             known = None not in errors
             out[f"val_{name}_stderr"] = float(math.hypot(*(shares * np.array(errors, float)))) if known else None
         return out
+
+
+def _numbers(pieces: list[Piece], nll: np.ndarray) -> dict[str, Any]:
+    """The row of a source."""
+    names, document = np.unique([piece.doc_id for piece in pieces], return_inverse=True)
+    nats, targets, size = (
+        np.bincount(document, values, len(names))
+        for values in (nll, [piece.targets for piece in pieces], [piece.bytes for piece in pieces])
+    )
+    loss, loss_error = ratio_and_error(nats, targets)
+    bits, bits_error = bits_per_byte(nats, size)
+    return {
+        "n": len(pieces),
+        "documents": len(names),
+        "loss": loss,
+        "loss_stderr": loss_error,
+        "bits_per_byte": bits,
+        "bits_per_byte_stderr": bits_error,
+    }

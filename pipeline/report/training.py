@@ -1,7 +1,8 @@
 """The report's section on training: the loss, validation by source beside the untrained model, speed, and spikes.
 
-A row of `train.jsonl` need not have a loss: the one of step 0 validates the model before training. Speeds are medians
-over the rows, between the 10th and 90th percentile.
+A row of `train.jsonl` need not have a loss: the one of step 0 validates the model before training. Whether validation
+has moved since then is judged on the same sequences (see `paired_validation`), by the means where their scores were not
+kept. Speeds are medians over the rows, between the 10th and 90th percentile.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import paired, paired_validation
+from pipeline.errors import TamisError
+from pipeline.paired import Difference
+from pipeline.paired_validation import Pairing
 from pipeline.report import charts
+from pipeline.shown import shown
 
-CHARTS = 12  # sources drawn
+CHARTS, NAMED = 12, 8  # sources drawn; named in a sentence
 
 
 def section(run_dir: Path, steps: list[dict[str, Any]], tokens: dict[str, Any] | None, launched: dict[str, Any] | None,
@@ -29,7 +35,7 @@ def section(run_dir: Path, steps: list[dict[str, Any]], tokens: dict[str, Any] |
     first, last = (learned[0], learned[-1]) if learned else (steps[0], steps[-1])
     if not launched or launched.get("loss") != round(last.get("loss", math.nan), 4):
         launched = {}
-    found, validated = spikes(run_dir / "spikes"), validation(steps, tokens)
+    found, validated = spikes(run_dir / "spikes"), validation(run_dir, steps, tokens)
     epochs = last.get("epochs") or launched.get("epochs") or {}
     rows = sources(validated, tokens, epochs)
     return {
@@ -46,21 +52,77 @@ def section(run_dir: Path, steps: list[dict[str, Any]], tokens: dict[str, Any] |
     }
 
 
-def validation(steps: list[dict[str, Any]], tokens: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Rows of each source at the last validation, with the bits per byte of the first one; None without any."""
+def validation(run_dir: Path, steps: list[dict[str, Any]], tokens: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Rows of each source at the last validation, with the bits per byte of the first one and the difference; `whole`,
+    the difference of all by their sizes; what they come to. None without any."""
     rows = [row for row in steps if isinstance(row.get("validation"), dict) and row["validation"]]
     if not rows:
         return None
     first, last = rows[0], rows[-1]
-    found = {
-        name: {**numbers, **_before(first["validation"].get(name, {}), numbers.get("bits_per_byte"), "bits_per_byte")}
-        for name, numbers in last["validation"].items()
+    pairs, unread = _pairs(run_dir, first, last)
+    found = {}
+    for name, numbers in last["validation"].items():
+        before = first["validation"].get(name, {})
+        shared = pairs.get(name)
+        moved = (shared and shared.difference) or (
+            _means(before, numbers, "bits_per_byte") if first is not last else None
+        )
+        found[name] = {**numbers, **_before(before, numbers, "bits_per_byte"), "moved": moved}
+    sizes = {
+        name: split.get("validation", {}).get("text_bytes", 0)
+        for name, split in ((tokens or {}).get("sources") or {}).items()
     }
-    return {"first": first, "last": last, "sources": found, "uniform": _uniform(tokens)}
+    whole = paired_validation.together(pairs, sizes) if pairs.keys() == found.keys() else None
+    if not whole and first is not last:
+        whole = _means(first, last, "val_bits_per_byte")
+    said = _moved({name: row["moved"] for name, row in found.items()}, first, pairs)
+    return {"first": first, "last": last, "sources": found, "whole": whole, "said": said, "note": unread,
+            "uniform": _uniform(tokens)}  # fmt: skip
 
 
-def _before(first: dict[str, Any], now: float | None, name: str) -> dict[str, Any]:
-    before = first.get(name)
+def _pairs(run_dir: Path, first: dict[str, Any], last: dict[str, Any]) -> tuple[dict[str, Pairing], str]:
+    """Each source at two validations on the same sequences, where the scores of both were kept."""
+    paths = [paired_validation.path_of(run_dir, row.get("step", 0)) for row in (first, last)]
+    if first is last or not all(path.exists() for path in paths):
+        return {}, ""
+    try:
+        before, after = map(paired_validation.read, paths)
+    except TamisError as error:
+        return {}, str(error)
+    pairs = {name: paired_validation.pair(before[name], after[name]) for name in before if name in after}
+    return {name: found for name, found in pairs.items() if found.difference}, ""
+
+
+def _means(before: dict[str, Any], after: dict[str, Any], name: str) -> Difference | None:
+    """The difference of two means; None without both and their errors."""
+    found = [row.get(key) for key in (name, f"{name}_stderr") for row in (before, after)]
+    numbers = [number for number in found if isinstance(number, int | float)]
+    return paired.unpaired(*numbers) if len(numbers) == len(found) else None
+
+
+def _moved(differences: dict[str, Difference | None], first: dict[str, Any], pairs: dict[str, Pairing]) -> str:
+    """In words: in which sources bits per byte have moved beyond noise. Empty where nothing can be judged."""
+    verdicts: dict[bool | None, list[str]] = {True: [], False: [], None: []}
+    for name, one in differences.items():
+        if one:
+            verdicts[one.better].append(name)
+    words = ((True, "fell beyond noise in"), (False, "rose beyond noise in"), (None, "did not move beyond noise in"))
+    parts = []
+    for verdict, what in words:
+        names = verdicts[verdict]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        if names:
+            parts.append(f"{what} {', '.join(shown(name, 60) for name in names[:NAMED])}{more}")
+    since = "the untrained model" if first.get("step") == 0 else f"step {first.get('step')}"
+    apart = [name for name, one in differences.items() if one and name not in pairs]
+    how = (
+        "on the same sequences" if not apart else "by the means" if not pairs else "on the same sequences, or by means"
+    )
+    return f"Against {since}, {how}: bits per byte of held-out text {', '.join(parts)}." if parts else ""
+
+
+def _before(first: dict[str, Any], last: dict[str, Any], name: str) -> dict[str, Any]:
+    before, now = first.get(name), last.get(name)
     change = now / before - 1 if before and now is not None else None
     return {"first": before, "first_stderr": first.get(f"{name}_stderr"), "change": change}
 
@@ -80,7 +142,7 @@ def sources(validated: dict[str, Any] | None, tokens: dict[str, Any] | None, epo
     sizes = {name: split.get("train", {}).get("tokens") for name, split in (tokens or {}).get("sources", {}).items()}
     scored = validated["sources"] if validated else {}
     empty = dict.fromkeys(("n", "loss", "loss_stderr", "bits_per_byte", "bits_per_byte_stderr", "first", "first_stderr",
-                           "change"))  # fmt: skip
+                           "change", "moved"))  # fmt: skip
     rows = [
         {**empty, **scored.get(name, {}), "name": name, "tokens": sizes.get(name), "epochs": epochs.get(name),
          "whole": False}
@@ -89,7 +151,7 @@ def sources(validated: dict[str, Any] | None, tokens: dict[str, Any] | None, epo
     if len(rows) > 1 and validated:
         last = validated["last"]
         whole = {name: last.get(f"val_{name}") for name in empty}
-        whole |= _before(validated["first"], last.get("val_bits_per_byte"), "val_bits_per_byte")
+        whole |= {**_before(validated["first"], last, "val_bits_per_byte"), "moved": validated["whole"]}
         counted = [row["n"] for row in rows if row["n"]]
         known = [size for size in sizes.values() if size is not None]
         rows.append({**whole, "name": "all, by their sizes", "n": sum(counted), "tokens": sum(known) if known else None,
