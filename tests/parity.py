@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+import tensor_layers
 import torch
 
 from trainer import parity
@@ -96,6 +97,9 @@ def main() -> None:
         if chosen in "restart":
             path = parity.save_half(config_of(mode, ranks), folder / f"restart-{mode.name}-{ranks}", restart=True)
             report("restarted", mode.name, matrix.prove_resumed(mode, path))
+    if ranks == 2 and not chosen:
+        tensor_layers.compare()
+        report("layers", "tensor", Outcome(Mode("tensor"), 0.0, 0.0))
     if ranks == 1 and not chosen:
         report("weights", "init_from", first_weights(matrix, folder / "zero3-2" / "step-2"))
         report("fp16", "overflow", overflow())

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from toy_training import ROOT, TRAIN, begun, launch, make_run, rows_of, succeed
 
-from trainer.rundir import forget_stop, lock
+from trainer.launch import first_error
+from trainer.rundir import TrainingError, enter, lock
 
 QUIET = {"probe_every": 0, "val_limit": 0}
 MANIFEST = {"name": "toy", "sources": [{"name": "pydoc", "format": "pydoc"}], "stages": ["extract"]}
@@ -73,11 +76,62 @@ def test_a_stop_signal_saves_and_the_run_goes_on(run):
 
 def test_a_stop_file_is_taken_away_at_a_start_unless_another_trainer_is_to_obey_it(tmp_path):
     (tmp_path / "stop").touch()
-    with lock(tmp_path):
-        forget_stop(tmp_path)
+    said = []
+    events = SimpleNamespace(emit=lambda event, **fields: said.append((event, fields["text"])))
+    with lock(tmp_path), pytest.raises(TrainingError, match="another trainer is writing to it"):
+        enter(tmp_path, events, 0.0)
+    assert said == [("note", f"{tmp_path}: another trainer is writing to it: waiting 0 s for its end")]
     assert (tmp_path / "stop").exists()
-    forget_stop(tmp_path)
+    enter(tmp_path, events)
     assert not (tmp_path / "stop").exists()
+
+
+def test_a_rank_that_the_system_killed_is_the_cause_and_not_what_the_others_lost():
+    log = ["trainer-error: RuntimeError: Connection reset by peer", "  exitcode  : 1 (pid: 9057)",
+           "  exitcode  : -9 (pid: 9058)  (SIGKILL)", "trainer-error: later"]  # fmt: skip
+    assert first_error(log).startswith("a rank was ended by SIGKILL, as the system does when memory runs out")
+    assert first_error([*log[:2], log[3], "  exitcode  : -15 (pid: 9058)  (SIGTERM)"]).startswith("RuntimeError")
+    assert first_error([]) == ""
+
+
+def test_a_trainer_that_was_killed_is_named_with_its_signal(tmp_path, monkeypatch):
+    from pipeline import training
+    from pipeline.errors import TamisError
+    from pipeline.progress import Reporter
+
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "python"
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(training.sys, "executable", str(script))
+    with pytest.raises(TamisError, match="the trainer was ended by SIGKILL, as the system does when memory runs out"):
+        training.launch(tmp_path, {}, Reporter())
+
+
+def test_a_wrong_mix_is_refused_before_anything_is_moved(run, tmp_path):
+    succeed(run, **QUIET | {"steps": 1})
+    before = sorted(file.name for file in run.iterdir())
+    done = launch(run, **QUIET | {"steps": 1, "mix": {"tyo": 1}})
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "found unknown: tyo; not named: toy" in done.stderr
+    assert sorted(file.name for file in run.iterdir()) == before
+    dry = tamis("train", manifest(tmp_path, mix={"tyo": 1}), "--run-dir", run, "--dry-run")
+    assert dry.returncode == 1
+    assert "found unknown: tyo; not named: toy" in dry.stderr
+
+
+def test_time_left_counts_from_where_the_training_went_on(monkeypatch):
+    from rich.console import Console
+
+    from pipeline import progress
+
+    now = iter([0.0, 20.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    out = io.StringIO()
+    reporter = progress.Reporter(Console(file=out))
+    reporter.start("train", 1000, 900)
+    reporter.advance(10)
+    assert "train: 910 of 1000, ETA 180 s" in out.getvalue()
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_documents(run):
@@ -103,7 +157,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_documents(run):
 
 
 def test_a_spike_is_reported_and_the_run_goes_on(run):
-    events = succeed(run, **QUIET | {"steps": 40, "spike": 1.0})
+    events = succeed(run, **QUIET | {"steps": 80, "spike": 1.0})
     spikes = [event for event in events if event["event"] == "spike"]
     assert spikes
     for event in spikes:
