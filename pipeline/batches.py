@@ -41,8 +41,9 @@ def join(run_dir: Path, spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def show(spans: list[dict[str, Any]], console: Console) -> None:
     """A table with one line for each run of tokens of a document; the row's number stands at its first."""
-    table = Table("row", "rank", "slots", "tokens of the document", "source", "document", box=None, pad_edge=False,
+    table = Table("row", "rank", "slots", "tokens of the document", "source", box=None, pad_edge=False,
                   header_style="dim")  # fmt: skip
+    table.add_column("document", overflow="fold")  # never cut: it is what one asks for
     last = None
     for span in spans:
         first = (str(span["row"]), str(span["rank"])) if span["row"] != last else ("", "")

@@ -212,7 +212,8 @@ def main() -> None:
         err.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
     except OSError as error:
-        err.print(f"error: {error.filename or ''}: {error.strerror}", style="red", highlight=False, markup=False)
+        said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        err.print(f"error: {said}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("stopped; the next run continues here", style="yellow")

@@ -25,7 +25,8 @@ class ConservationError(TamisError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a manifest. `line` is 1-based, 0 when the value came from the command line."""
+    """One thing wrong with a manifest. `line` is 1-based, 0 when the value came from the command line. Without
+    `found`, `expected` is a sentence that says both."""
 
     field: str
     expected: str
@@ -35,7 +36,8 @@ class Problem:
 
     def render(self, file: str) -> str:
         where = f"{file}:{self.line}" if self.line else file
-        text = f"{where}: {self.field}: expected {self.expected}, found {self.found}"
+        said = f"expected {self.expected}, found {self.found}" if self.found else self.expected
+        text = f"{where}: {self.field}: {said}"
         return f"{text} ({self.hint})" if self.hint else text
 
 

@@ -115,11 +115,11 @@ class _Checker:
                 elif item["type"] == "missing":
                     self.add(at, _describe(model, str(item["loc"][-1])), "nothing")
                 else:
-                    self.add(
-                        at,
-                        item["msg"].removeprefix("Input should be ").removeprefix("Value error, "),
-                        _show(item["input"]),
-                    )
+                    text = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+                    # What is wrong with several fields together, and some messages of ours, are whole sentences.
+                    whole = text.startswith("expected ") or isinstance(item["input"], dict)
+                    whole = whole and item["type"] == "value_error"
+                    self.add(at, text, "" if whole else _show(item["input"]))
             return None
 
 

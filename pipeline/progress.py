@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 PLAIN_SECONDS = 10.0
 
@@ -18,21 +19,22 @@ class Reporter:
         self.console = console or Console(stderr=True)
         self._live: Progress | None = None
         self._bar: Any = None
-        self._label, self._total, self._done, self._start, self._said = "", 0, 0, 0.0, 0.0
+        self._label, self._total, self._first, self._done = "", 0, 0, 0
+        self._start = self._said = 0.0
 
     def say(self, text: str, style: str = "") -> None:
         self.console.print(text, style=style, highlight=False, markup=False)
 
     def start(self, label: str, total: int, done: int = 0) -> None:
         """Begin a phase of `total` units, `done` of which were committed before."""
-        self._label, self._total, self._done = label, total, done
+        self._label, self._total, self._first, self._done = label, total, done, done
         self._start = self._said = time.monotonic()
         if self.console.is_terminal:
             self._live = Progress(
                 TextColumn("{task.description:<14}"),
                 BarColumn(bar_width=8),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", table_column=Column()),  # the one that wraps where there is no room
                 TimeRemainingColumn(elapsed_when_finished=True),
                 console=self.console,
             )
@@ -48,7 +50,7 @@ class Reporter:
         elif time.monotonic() - self._said > PLAIN_SECONDS:
             self._said = time.monotonic()
             passed = self._said - self._start
-            eta = passed / max(1, self._done) * (self._total - self._done)
+            eta = passed / max(1, self._done - self._first) * (self._total - self._done)
             self.say(f"{self._label}: {self._done} of {self._total}, {note + ', ' if note else ''}ETA {eta:.0f} s")
 
     def finish(self, note: str = "") -> None:

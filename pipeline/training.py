@@ -97,6 +97,10 @@ def launch(run_dir: Path, config: dict[str, Any], reporter: Reporter, dry: bool 
         raise Stopped("stopped before its first step: the same command begins there")
     if code != 0:
         said = lines[-1] if lines else f"no message (see {run_dir / 'train.log'})"
+        if code < 0:
+            name = signal.Signals(-code).name
+            why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+            said = f"the trainer was ended by {name}{why}: the same command goes on from the last checkpoint"
         raise TamisError(f"train: {said.removeprefix('trainer: ')}")
     return _ended(last, run_dir)
 
@@ -123,7 +127,7 @@ def _ended(last: dict[str, Any], run_dir: Path) -> dict[str, Any]:
 
 @contextmanager
 def _stopping(ask: Callable[[], None], reporter: Reporter) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into a request; from the second one on into KeyboardInterrupt."""
+    """Turn SIGINT and SIGTERM into a request; from the second one on into Stopped, at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may change handlers
         return
@@ -132,7 +136,7 @@ def _stopping(ask: Callable[[], None], reporter: Reporter) -> Iterator[None]:
     def take(_number: int, _frame: Any) -> None:
         nonlocal asked
         if asked:
-            raise KeyboardInterrupt
+            raise Stopped("ended at once: the same command goes on from the last checkpoint")
         asked = True
         reporter.say("stopping: finishing the step and saving a checkpoint; once more ends it now", style="yellow")
         ask()
@@ -149,29 +153,31 @@ def follow(lines: Iterable[bytes], reporter: Reporter) -> dict[str, Any]:
     """Show the trainer's events; their fields together, with the kind of the last one as `event`."""
     last: dict[str, Any] = {}
     started, at = False, 0
-    for raw in lines:
-        try:
-            event = json.loads(raw)
-        except json.JSONDecodeError:
-            continue
-        kind = event.get("event")
-        if kind == "estimate":
-            reporter.console.print(start_table(event["rows"]))
-            continue
-        if kind in ("spike", "note", "restart"):
-            reporter.say(_note(event), style="yellow")
-            continue
-        if kind == "step":
-            step = int(event["step"])
-            if not started:
-                reporter.start("train", int(event["steps"]), step - 1)
-                started, at = True, step - 1
-            reporter.advance(step - at, _progress(event))
-            at = step
-        if kind not in ("probe", "probed"):  # they have files of their own
-            last = {**last, **event}
-    if started:
-        reporter.finish(f"loss {last.get('loss', float('nan')):.3f}")
+    try:
+        for raw in lines:
+            try:
+                event = json.loads(raw)
+            except json.JSONDecodeError:
+                continue
+            kind = event.get("event")
+            if kind == "estimate":
+                reporter.console.print(start_table(event["rows"]))
+                continue
+            if kind in ("spike", "note", "restart"):
+                reporter.say(_note(event), style="yellow")
+                continue
+            if kind == "step":
+                step = int(event["step"])
+                if not started:
+                    reporter.start("train", int(event["steps"]), step - 1)
+                    started, at = True, step - 1
+                reporter.advance(step - at, _progress(event))
+                at = step
+            if kind not in ("probe", "probed"):  # they have files of their own
+                last = {**last, **event}
+    finally:  # a bar that is left behind keeps the cursor of the terminal
+        if started:
+            reporter.finish(f"loss {last.get('loss', float('nan')):.3f}")
     return last
 
 
@@ -187,10 +193,12 @@ def _note(event: dict[str, Any]) -> str:
 
 
 def _progress(event: dict[str, Any]) -> str:
-    """`loss 3.123, 12,345 tokens/s, MFU 41%, data wait 0.1%`: with the bar it fits into 100 columns."""
+    """`loss 3.123, 12,345 tokens/s, MFU 41%, 1.2 GB, data wait 0.1%`: with the bar, one line of 100 columns."""
     parts = [f"loss {event['loss']:.3f}", f"{event.get('tokens_per_s', 0):,.0f} tokens/s"]
     if event.get("mfu") is not None:
         parts.append(f"MFU {event['mfu']:.0%}")
+    if event.get("memory_bytes"):
+        parts.append(f"{event['memory_bytes'] / 1e9:.1f} GB")
     if event.get("data_wait") is not None:
         parts.append(f"data wait {event['data_wait']:.1%}")
     return ", ".join(parts)

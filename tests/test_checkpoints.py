@@ -227,6 +227,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert find(tmp_path, TrainConfig()).step == 1
+    assert sorted(file.name for file in path.iterdir()) == ["latest", "step-1"]  # half a checkpoint fills no disk
     checkpoint.save(Fake(SHAPES), path, {"step": 2, "fingerprint": "f"}, {}, keep_last=1)
     assert sorted(file.name for file in path.iterdir()) == ["latest", "step-2"]
 

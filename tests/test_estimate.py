@@ -96,6 +96,9 @@ def test_too_little_memory_says_what_to_change():
         estimate.check(asked, need, 40 * GIB, 20 * GIB, 8, True)
     with pytest.raises(TrainingError, match="for each of 8 ranks"):
         estimate.check(asked, estimate.memory(asked, 50304, False, False), 40 * GIB, 40 * GIB, 8, False)
+    small = config(model="tiny", ranks=8, seq_len=64)
+    with pytest.raises(TrainingError, match="for each of 8 ranks: use fewer ranks on a machine"):
+        estimate.check(small, estimate.memory(small, 4096, False, False), 4 * GIB, 4 * GIB, 8, False)
 
 
 def test_epochs_hours_and_table():

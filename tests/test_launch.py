@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,8 +15,10 @@ import pytest
 import yaml
 from toy_training import ROOT, TRAIN, begun, launch, make_run, rows_of, succeed
 
-from trainer.launch import first_error
+from trainer.hardware import local_ranks
+from trainer.launch import ERROR_MARK, first_error
 from trainer.rundir import TrainingError, enter, lock
+from trainer.train import LAUNCHER
 
 QUIET = {"probe_every": 0, "val_limit": 0}
 MANIFEST = {"name": "toy", "sources": [{"name": "pydoc", "format": "pydoc"}], "stages": ["extract"]}
@@ -94,20 +96,6 @@ def test_a_rank_that_the_system_killed_is_the_cause_and_not_what_the_others_lost
     assert first_error([]) == ""
 
 
-def test_a_trainer_that_was_killed_is_named_with_its_signal(tmp_path, monkeypatch):
-    from pipeline import training
-    from pipeline.errors import TamisError
-    from pipeline.progress import Reporter
-
-    (tmp_path / "bin").mkdir()
-    script = tmp_path / "bin" / "python"
-    script.write_text("#!/bin/sh\nkill -9 $$\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(training.sys, "executable", str(script))
-    with pytest.raises(TamisError, match="the trainer was ended by SIGKILL, as the system does when memory runs out"):
-        training.launch(tmp_path, {}, Reporter())
-
-
 def test_a_wrong_mix_is_refused_before_anything_is_moved(run, tmp_path):
     succeed(run, **QUIET | {"steps": 1})
     before = sorted(file.name for file in run.iterdir())
@@ -118,20 +106,6 @@ def test_a_wrong_mix_is_refused_before_anything_is_moved(run, tmp_path):
     dry = tamis("train", manifest(tmp_path, mix={"tyo": 1}), "--run-dir", run, "--dry-run")
     assert dry.returncode == 1
     assert "found unknown: tyo; not named: toy" in dry.stderr
-
-
-def test_time_left_counts_from_where_the_training_went_on(monkeypatch):
-    from rich.console import Console
-
-    from pipeline import progress
-
-    now = iter([0.0, 20.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
-    out = io.StringIO()
-    reporter = progress.Reporter(Console(file=out))
-    reporter.start("train", 1000, 900)
-    reporter.advance(10)
-    assert "train: 910 of 1000, ETA 180 s" in out.getvalue()
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_documents(run):
@@ -167,6 +141,30 @@ def test_a_spike_is_reported_and_the_run_goes_on(run):
         assert body["loss"] == rows_of(run)[body["step"] - 1]["loss"] > body["expected"]
         assert sum(row["tokens"] for row in body["documents"]) == 8 * 32
     assert events[-1]["event"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, "in the environment, as a launcher of ranks sets them, found no RANK, WORLD_SIZE, LOCAL_RANK"),
+        (dict(zip(LAUNCHER, "03000", strict=True)), "ranks: expected the 3 processes of this launch, found 1"),
+    ],
+)
+def test_a_launcher_that_says_too_little_or_something_else(run, environment, words):
+    (run / "config.json").write_text(json.dumps(TRAIN))
+    command = [sys.executable, "-m", "trainer.train", str(run), str(run / "config.json")]
+    environment = {**{name: text for name, text in os.environ.items() if name not in LAUNCHER}, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(ERROR_MARK)
+    assert words in done.stderr.splitlines()[-1]
+
+
+def test_deepspeeds_launcher_tells_the_ranks_of_a_machine_by_its_own_name(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert local_ranks() == 1
+    monkeypatch.setenv("LOCAL_SIZE", "8")
+    assert local_ranks() == 8
 
 
 def test_the_train_command_trains_and_shows_what_it_will_do(run, tmp_path):

@@ -92,7 +92,12 @@ def test_the_command_names_urls(run):
     assert {span["rank"] for span in rows} == {1}
     shown = shell.invoke(app, ["batch", str(run), "3", "--row", "0"], env={"COLUMNS": "200"})
     assert found[0]["url"] in shown.output
+    narrow = shell.invoke(app, ["batch", str(run), "3", "--row", "0"], env={"COLUMNS": "50"})
+    assert "…" not in narrow.output  # a name is folded, never cut
     wrong = {"a step up to 50": ["99"], "below 2": ["1", "--rank", "2"], "below 4": ["1", "--row", "9"]}
     for message, arguments in wrong.items():
         failed = shell.invoke(app, ["batch", str(run), *arguments])
         assert message in str(failed.exception)
+    (run / "tokens" / f"{found[0]['shard']}").unlink()
+    failed = shell.invoke(app, ["batch", str(run), "3"])
+    assert f"{found[0]['shard']}: cannot read" in str(failed.exception)

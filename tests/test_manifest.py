@@ -8,6 +8,7 @@ import toy  # noqa: F401 - registers the toy stages
 from pipeline import manifest as manifests
 from pipeline import yaml_source
 from pipeline.errors import ManifestError
+from trainer.config import TrainConfig
 
 GOOD = """\
 name: toy
@@ -72,6 +73,26 @@ def test_an_error_says_where_and_what(tmp_path, old, new, line, parts):
 def test_all_problems_are_reported_at_once(tmp_path):
     message = problems(tmp_path, GOOD.replace("- toy_length\n", "- toy_lenght\n").replace("toy_upper", "toy_uper"))
     assert len(message.splitlines()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("{steps: 3, tokens: 100}", "m.yaml:12: train: expected `steps` or `tokens`, found both"),
+        ("{ranks: 3}", "m.yaml:12: train: the 3 data ranks (ranks / pipeline / tensor) must divide global_batch=16"),
+        (
+            "{mix: {a: -1}}",
+            "train.mix: expected shares of at least 0 with a positive sum, found {'a': -1.0}",
+        ),
+        ("{lr: 2}", "m.yaml:12: train.lr: expected less than 1, found 2"),
+    ],
+)
+def test_a_sentence_about_the_training_stands_as_it_is(tmp_path, changes, message):
+    path = tmp_path / "m.yaml"
+    path.write_text(f"{GOOD}train: {changes}\n")
+    with pytest.raises(ManifestError) as caught:
+        manifests.load(path, [], TrainConfig)
+    assert str(caught.value).endswith(message)
 
 
 def test_override_errors_are_manifest_errors(tmp_path):

@@ -214,6 +214,9 @@ def test_shards_of_another_tokenizer_are_refused(tmp_path):
         TokenIndex.read(run / "tokens")
     (run / "tokenizer" / "artifact.json").write_text(json.dumps({"fingerprint": "f" * 64}))
     TokenIndex.read(run / "tokens")
+    (run / "tokenizer" / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match=r"tokenizer\.json: expected SHA-256 ffff.*found 4413.*the file was replaced"):
+        TokenIndex.read(run / "tokens")
 
 
 def test_a_file_in_the_cache_is_believed_only_whole(tmp_path):

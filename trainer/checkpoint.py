@@ -92,6 +92,7 @@ def save_folder(
         if first:
             publish(partial, final, state)
     except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)  # room for the error's own line in the log
         raise CheckpointError(
             f"{final}: cannot be written: {error.strerror}: make room on the disk, and the same command goes on from "
             "the checkpoint before, which is unharmed"

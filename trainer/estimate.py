@@ -116,9 +116,11 @@ def check(config: TrainConfig, need: Memory, device: int, host: int, local_ranks
     by the `local_ranks` of the machine without; `host` is the machine's."""
     room = device if cuda else device // local_ranks
     if need.total > room * (1 - SPARE):
+        crowded = not cuda and local_ranks > 1 and need.device["runtime"] > need.total // 2
         raise TrainingError(
             f"too little memory: each rank needs about {_bytes(need.total)} ({_largest(need.device)}), and there are "
-            f"{_bytes(room)} {'on its GPU' if cuda else f'for each of {local_ranks} ranks'}: {_advice(config, need)}"
+            f"{_bytes(room)} {'on its GPU' if cuda else f'for each of {local_ranks} ranks'}: "
+            f"{'use fewer ranks on a machine' if crowded else _advice(config, need)}"
         )
     if cuda and need.host_total * local_ranks > host * (1 - SPARE):
         raise TrainingError(

@@ -127,5 +127,5 @@ def used_memory() -> int:
 
 
 def local_ranks() -> int:
-    """Ranks that share this machine's memory."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    """Ranks that share this machine's memory and cores. DeepSpeed's launcher has another name for their number."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)

@@ -9,11 +9,14 @@ end, a second one ends them. Other launchers (Ray, Slurm, deepspeed) start `trai
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,11 +24,12 @@ from pydantic import ValidationError
 
 from trainer.begin import finished
 from trainer.config import TrainConfig
-from trainer.rundir import STOP, Events, TrainingError, forget_stop, input_digest
+from trainer.rundir import STOP, Events, TrainingError, enter, input_digest
 from trainer.tokens import TokenIndex
 
 USAGE_ERROR, FAILURE = 2, 1
 ERROR_MARK = "trainer-error: "  # before the one line that says why a rank ended, on its standard error
+_KILLED = re.compile(r"exitcode\s*:\s*-\d+ .*\((SIG(?:KILL|SEGV|BUS|ABRT|ILL|FPE))\)")  # in torchrun's report
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -100,8 +104,20 @@ def run_torchrun(run: Path, config_file: Path, config: TrainConfig, events: Even
         stop.unlink(missing_ok=True)
     if code:
         log.seek(start)
-        marked = [line.partition(ERROR_MARK)[2].strip() for line in log if ERROR_MARK in line]
-        raise TrainingError(marked[0] if marked else f"a rank ended with status {code}: see {run / 'train.log'}")
+        raise TrainingError(first_error(log) or f"a rank ended with status {code}: see {run / 'train.log'}")
+
+
+def first_error(log: Iterable[str]) -> str:
+    """What ended a torchrun: a rank that the system killed, for the others only lost their connection to it, else the
+    first error that a rank marked; empty where there is neither."""
+    marked = ""
+    for line in log:
+        if found := _KILLED.search(line):
+            why = ", as the system does when memory runs out" if found[1] == "SIGKILL" else ""
+            return f"a rank was ended by {found[1]}{why}: the same command goes on from the last checkpoint"
+        if not marked and ERROR_MARK in line:
+            marked = line.partition(ERROR_MARK)[2].strip()
+    return marked
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,19 +147,22 @@ def main(argv: list[str] | None = None) -> int:
         if args.dry_run:
             from trainer.begin import start_table
             from trainer.first_weights import embedding_rows
+            from trainer.order import expect_order
 
             vocab = embedding_rows(config.init_from, config.shape, index.vocab_size, run / "tokenizer/tokenizer.json")
             start_table(config, index, vocab, events, config.ranks)
+            expect_order(index, config)
         elif finished(run, config, fingerprint):
             events.emit("done", step=config.total_steps, steps=config.total_steps, already=True)
         else:
-            forget_stop(run)
+            enter(run, events)
             if config.ranks == 1:
                 run_here(run, config, events)
             else:
                 run_torchrun(run, args.config.resolve(), config, events, log)
     except Exception as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # a full disk takes no log, and is told below
+            traceback.print_exc()
         ours = isinstance(error, TrainingError) or type(error).__module__.startswith("trainer.")
         where = "" if ours else f" (see {run / 'train.log'})"
         print(f"trainer: {describe(error)}{where}", file=terminal, flush=True)

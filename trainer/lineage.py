@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainer.config import TrainConfig
@@ -97,17 +98,20 @@ class Lineage:
 
 
 def _ids(shard: Shard, documents: list[int]) -> dict[int, str]:
-    """Ids of documents of a shard, reading only their row groups."""
+    """Ids of documents of a shard, reading only their row groups. DataError when it cannot be read."""
     found: dict[int, str] = {}
     at = shard.first_row
-    with pq.ParquetFile(shard.path) as file:
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            inside = [document for document in documents if at <= document < at + count]
-            if inside:
-                ids = file.read_row_group(group, columns=["doc_id"])["doc_id"]
-                found |= {document: ids[document - at].as_py() for document in inside}
-            at += count
+    try:
+        with pq.ParquetFile(shard.path) as file:
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                inside = [document for document in documents if at <= document < at + count]
+                if inside:
+                    ids = file.read_row_group(group, columns=["doc_id"])["doc_id"]
+                    found |= {document: ids[document - at].as_py() for document in inside}
+                at += count
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise DataError(f"{shard.path}: cannot read the shard: {' '.join(str(error).split())}") from None
     return found
 
 

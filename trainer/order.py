@@ -164,6 +164,12 @@ def training_order(index: TokenIndex, config: TrainConfig, sizes: dict[str, int]
     return Order.make(sizes, config.mix, config.seed)
 
 
+def expect_order(index: TokenIndex, config: TrainConfig) -> None:
+    """What `training_order` would refuse, told from the index alone: sequences are counted as `chunk` makes them."""
+    sizes = {name: -(-(end - first - 1) // config.seq_len) for name, (_, _, first, end) in index.spans("train").items()}
+    training_order(index, config, sizes)
+
+
 @njit(cache=True)
 def _mix_all(keys):
     out = np.empty_like(keys)

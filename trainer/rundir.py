@@ -63,13 +63,18 @@ def lock(run: Path, wait_s: float = 30.0) -> IO[str]:
             time.sleep(0.2)
 
 
-def forget_stop(run: Path) -> None:
-    """Take away a stop file from before this start; one that another trainer is to obey stays."""
+def enter(run: Path, events: Events, wait_s: float = 30.0) -> None:
+    """Before the ranks start: wait for another trainer's end as `lock` does, and take away a stop file from before.
+
+    So a second trainer that is started by mistake, and then stopped, never touches the first one.
+    """
     try:
-        with lock(run, 0.0):
-            (run / STOP).unlink(missing_ok=True)
+        held = lock(run, 0.0)
     except TrainingError:
-        return
+        events.emit("note", text=f"{run}: another trainer is writing to it: waiting {wait_s:.0f} s for its end")
+        held = lock(run, wait_s)
+    with held:
+        (run / STOP).unlink(missing_ok=True)
 
 
 def input_digest(index_digest: str, probes: Path, init_from: str) -> str:

@@ -112,6 +112,12 @@ class TokenIndex:
                 f"{self.folder / 'index.json'}: the shards were made with tokenizer {self.fingerprint[:16]}, and "
                 f"{path} is {found[:16]}: run the pipeline again, or put the tokenizer of the shards there"
             )
+        file = path.with_name("tokenizer.json")
+        if file.exists() and (content := hashlib.sha256(file.read_bytes()).hexdigest()) != found:
+            raise DataError(
+                f"{file}: expected SHA-256 {found} as artifact.json says, found {content}: the file was replaced: run "
+                "the pipeline again, or put the tokenizer of the shards there"
+            )
 
     def split(self, name: str) -> list[Shard]:
         """The shards of a split in the order of the flat files: by source, then as the index lists them."""

@@ -9,6 +9,7 @@ and checkpoints do not count into tokens/s. The garbage collector runs between s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -37,12 +38,13 @@ from trainer.pacer import Pacer
 from trainer.policy import autocast_dtype
 from trainer.probes import BATCH_TOKENS, GPU_BATCH_TOKENS, Probes
 from trainer.reader import Reader
-from trainer.rundir import CHECKPOINTS, RESTART, Events, input_digest, lock
+from trainer.rundir import CHECKPOINTS, RESTART, Events, TrainingError, input_digest, lock
 from trainer.stop import Stop
 from trainer.tokens import TokenIndex
 from trainer.validation import Validation
 
 EVENT_INTERVAL_S = 0.5
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Trainer:
@@ -52,13 +54,13 @@ class Trainer:
         self.run, self.config, self.events = run, config, events
         self.index = TokenIndex.read(run / "tokens")
         self.fingerprint = config.fingerprint(input_digest(self.index.digest, run / "probes", config.init_from))
-        resume = None
         if events:
             self.lock = lock(run)
-            resume = prepare(run, config, self.fingerprint, events)
         tokenizer = run / "tokenizer" / "tokenizer.json"
         self.vocab = embedding_rows(config.init_from, config.shape, self.index.vocab_size, tokenizer)
         start_table(config, self.index, self.vocab, events, local_ranks())
+        Reader(self.index, config, run / ".cache", 0, config.data_ranks).close()  # refuses before anything is moved
+        resume = prepare(run, config, self.fingerprint, events) if events else None
         self.logs = Logs(run, config, self.fingerprint) if events else None
         self.step, path = _shared((resume.step, resume.path) if resume else (0, None))
         self.engine = Engine(config, self.vocab, path)
@@ -268,13 +270,25 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     args, _ = parser.parse_known_args()
     try:
+        if missing := [name for name in LAUNCHER if name not in os.environ]:
+            raise TrainingError(
+                f"expected {', '.join(LAUNCHER)} in the environment, as a launcher of ranks sets them, found no "
+                f"{', '.join(missing)}: use `tamis train`, torchrun, srun or deepspeed"
+            )
         events = Events() if os.environ["RANK"] == "0" else None
         config = read_config(args.config)
+        if (found := int(os.environ["WORLD_SIZE"])) != config.ranks:
+            raise TrainingError(
+                f"{args.config}: ranks: expected the {found} processes of this launch, found {config.ranks}: make the "
+                f"file with `tamis train --dry-run --ranks {found}`"
+            )
         set_threads(config, local_ranks())
         train_rank(args.run.resolve(strict=True), config, events)
     except Exception as error:
-        traceback.print_exc()
-        print(f"{ERROR_MARK}{describe(error)}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the log may be on a full disk
+            traceback.print_exc()
+        with contextlib.suppress(OSError):
+            print(f"{ERROR_MARK}{describe(error)}", file=sys.stderr, flush=True)
         os._exit(1)  # the other ranks wait in a collective: an orderly teardown would wait for them
 
 
