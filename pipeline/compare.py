@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -57,30 +56,20 @@ def compare(a: Path, b: Path, step: int | None = None) -> Comparison:
             f"{a} and {b} were asked different items, so nothing can be paired: {lines}. Probe both with the same "
             "`probes` and train.probe_limit, or score their checkpoints again with `tamis probe`"
         )
-    probes, sampled = [], []
-    for seed, task in enumerate(common):
-        found, changes = paired.differences(before[task], after[task], seed)
-        probes += [(before[task].label, len(before[task].items), one) for one in found]
-        sampled.append(changes)
+    probes = [
+        (before[task].label, len(before[task].items), one)
+        for task in common
+        for one in paired.differences(before[task], after[task])
+    ]
+    headline = [(one, size) for _, size, one in probes if one.metric == paired.HEADLINE]
     tokens = _tokens(a, steps[0]), _tokens(b, steps[1])
-    out = Comparison(steps, tokens, _headline(probes, sampled), probes)
+    out = Comparison(steps, tokens, paired.mean(headline), probes)
     for name in sorted(before.keys() ^ after.keys()):
         out.notes.append(f"{name} is in one of the two alone")
     _validation(out, a, b)
     if None not in out.tokens and out.tokens[0] != out.tokens[1]:
         out.notes.append(f"A has seen {out.tokens[0]:,} training tokens and B {out.tokens[1]:,}")
     return out
-
-
-def _headline(probes: list[tuple[str, int, Difference]], sampled: list[np.ndarray]) -> Difference:
-    """The mean over the tasks, each counted once; their items are resampled apart."""
-    each = [one for _, _, one in probes if one.metric == paired.HEADLINE]
-    before, after, change = (
-        float(np.mean([getattr(one, name) for one in each])) for name in ("before", "after", "change")
-    )
-    error = float(np.sqrt(np.sum([one.error**2 for one in each])) / len(each))
-    low, high = np.percentile(np.mean(sampled, 0), [2.5, 97.5])
-    return Difference(paired.HEADLINE, before, after, change, error, float(low), float(high))
 
 
 def _step(run: Path, step: int | None) -> int:

@@ -25,10 +25,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import TamisError
-from pipeline.paired import HEADLINE, Difference
+from pipeline.paired import HEADLINE, Difference, interval
 
 FOLDER = "validation-items"  # RUN/validation-items/step-<step>.parquet
-NORMAL = 1.959963984540054  # 97.5 % of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def ratio_difference(before: np.ndarray, after: np.ndarray, size: np.ndarray) ->
     change = float((after - before).sum()) / total
     residuals = after - before - change * size
     error = math.sqrt(n / (n - 1) * float((residuals**2).sum())) / total
-    return _difference(float(before.sum()) / total, float(after.sum()) / total, change, error, n - 1)
+    return interval(HEADLINE, float(before.sum()) / total, float(after.sum()) / total, error, n - 1)
 
 
 def together(found: Mapping[str, Pairing], weights: Mapping[str, float]) -> Difference | None:
@@ -103,29 +102,8 @@ def together(found: Mapping[str, Pairing], weights: Mapping[str, float]) -> Diff
     if not known or len(known) < len(found) or total <= 0:
         return None
     share = {source: weights.get(source, 0.0) / total for source in known}
-    before, after, change = (
-        sum(share[source] * getattr(one, name) for source, one in known.items())
-        for name in ("before", "after", "change")
+    before, after = (
+        sum(share[source] * getattr(one, name) for source, one in known.items()) for name in ("before", "after")
     )
     error = math.hypot(*(share[source] * one.error for source, one in known.items()))
-    return _difference(before, after, change, error, sum(one.documents - 1 for one in found.values()))
-
-
-def _difference(before: float, after: float, change: float, error: float, freedom: int) -> Difference:
-    reach = student(freedom) * error
-    return Difference(HEADLINE, before, after, change, error, change - reach, change + reach)
-
-
-def student(freedom: int) -> float:
-    """97.5 % of Student's distribution: exact for 1 and 2 degrees of freedom, else the expansion about the normal one
-    (Abramowitz and Stegun 1964, 26.7.5), within 0.2 %."""
-    if freedom < 3:
-        return (math.inf, 12.706204736432095, 4.302652729911275)[freedom]
-    z = NORMAL
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
+    return interval(HEADLINE, before, after, error, sum(one.documents - 1 for one in found.values()))

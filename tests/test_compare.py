@@ -80,9 +80,35 @@ def test_equal_models_are_inside_noise_as_often_as_stated():
     missed = 0
     for _ in range(200):
         one, two = (paired.Scored("t", items, {"bits_per_byte": rng.gamma(2, size=80)}) for _ in range(2))
-        (found,), _ = paired.differences(one, two)
+        (found,) = paired.differences(one, two)
         missed += not found.noise
     assert 2 <= missed <= 22
+
+
+def test_few_items_are_judged_as_few():
+    """Three of ten answers that are lost are no signal (a sign test gives 0.25), nor is one item, whatever it says."""
+    items = {str(n): "0" for n in range(10)}
+    one = paired.Scored("t", items, {"acc": np.ones(10), "bits_per_byte": np.arange(10.0)})
+    two = paired.Scored("t", items, {"acc": np.repeat([1.0, 0.0], [7, 3]), "bits_per_byte": np.arange(10.0) + 1})
+    bits, accuracy = paired.differences(one, two)
+    assert accuracy.change == pytest.approx(-0.3)
+    assert accuracy.noise
+    assert (bits.error, bits.better) == (0, False)
+    single = [paired.Scored("t", {"0": "0"}, {"bits_per_byte": np.array([bits])}) for bits in (2.0, 1.0)]
+    (found,) = paired.differences(*single)
+    assert found.noise
+    assert paired.mean([(bits, 10), (found, 1)]).noise
+
+
+def test_the_mean_of_tasks_has_the_freedom_of_welch():
+    rng = np.random.default_rng(5)
+    sides = [rng.normal(size=n) for n in (12, 40)]
+    found = [paired.interval("bits_per_byte", 0, float(x.mean()), float(x.std(ddof=1)) / len(x) ** 0.5, len(x) - 1)
+             for x in sides]  # fmt: skip
+    both = paired.mean([(one, len(x)) for one, x in zip(found, sides, strict=True)])
+    squares = [x.var(ddof=1) / len(x) for x in sides]
+    freedom = sum(squares) ** 2 / sum(s**2 / (len(x) - 1) for s, x in zip(squares, sides, strict=True))
+    assert both.high - both.change == pytest.approx(paired.student(freedom) * sum(squares) ** 0.5 / 2)
 
 
 def test_the_same_run_differs_in_nothing(runs):

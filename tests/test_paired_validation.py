@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.compare import compare
 from pipeline.errors import TamisError
-from pipeline.paired_validation import pair, path_of, ratio_difference, read, student, together
+from pipeline.paired import student
+from pipeline.paired_validation import pair, path_of, ratio_difference, read, together
 from pipeline.report.training import section, validation
 
 TASKS = {"hella": items_of("hella", 60)}

@@ -45,7 +45,7 @@ def _changes(run_dir: Path, first: int, last: int) -> tuple[dict[str, dict[str, 
     except TamisError as error:
         return {}, str(error)
     same = [task for task in before if task in after and not paired.disagreement(before[task], after[task])]
-    return {task: {one.metric: one for one in paired.differences(before[task], after[task])[0]} for task in same}, ""
+    return {task: {one.metric: one for one in paired.differences(before[task], after[task])} for task in same}, ""
 
 
 def _task(run_dir: Path, task: str, history: list[dict[str, Any]], changes: dict[str, dict[str, paired.Difference]],
