@@ -313,6 +313,8 @@ def _entry(
     for artifact in stage.artifacts(params):
         if kinds.get(artifact) != "artifact":
             models = [entry_name for entry_name, entry_kind in kinds.items() if entry_kind == "artifact"]
+            key = next((field for field, value in params if value == artifact), None)
             hint = did_you_mean(artifact, models) or "models are made by stages before the one that uses them"
-            check.add(at, f"the name of an earlier artifact ({', '.join(models) or 'none'})", repr(artifact), hint)
+            where = (*at, key) if key else at
+            check.add(where, f"the name of an earlier artifact ({', '.join(models) or 'none'})", repr(artifact), hint)
     return Entry(name, stage, params)
