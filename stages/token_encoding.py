@@ -1,7 +1,7 @@
 """Ids of texts, in Arrow: loading a trained tokenizer, its compiled form, cutting long texts for the library.
 
 Byte-level BPE with a split that is known by name is encoded by `kernels.bpe`, on the calling thread and without the
-GIL: 50 to 90 MB per CPU-second, and 25 MB of memory for each thread. Any other tokenizer goes through the `tokenizers`
+GIL: 50 to 110 MB per CPU-second, and 25 MB of memory for each thread. Any other tokenizer goes through the `tokenizers`
 library, on all its threads, at 2 to 4 MB per CPU-second. The ids are the same; only where a text has more than PIECE
 characters without a line break of its own does the library get it in pieces, and may merge otherwise at the cuts.
 """
