@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import tldextract
@@ -42,10 +43,12 @@ STORED = pa.schema(
 )
 
 
-def doc_ids(source: str, file: str, offsets: list[int]) -> list[str]:
+def doc_ids(source: str, file: str, offsets: list[int]) -> pa.StringArray:
     """32 hex digits for each record."""
     prefix = f"{source}\0{file}\0"
-    return [xxhash.xxh3_128_hexdigest(f"{prefix}{offset}".encode()) for offset in offsets]
+    digits = "".join([xxhash.xxh3_128_hexdigest(f"{prefix}{offset}".encode()) for offset in offsets])
+    ends = np.arange(0, 32 * len(offsets) + 1, 32, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(offsets), pa.py_buffer(ends), pa.py_buffer(digits.encode()))
 
 
 def host_of(url: str | None) -> str | None:
@@ -72,6 +75,15 @@ def domain_of(host: str | None) -> str | None:
     return _suffixes()(host).top_domain_under_public_suffix or host
 
 
+def _places(urls: pa.Array) -> dict[str, pa.Array]:
+    """Host and registered domain of each URL."""
+    if urls.null_count == len(urls):
+        return dict.fromkeys(("host", "domain"), pa.nulls(len(urls), pa.string()))
+    hosts = [host_of(url) for url in urls.to_pylist()]
+    domains = [domain_of(host) for host in hosts]
+    return {"host": pa.array(hosts, pa.string()), "domain": pa.array(domains, pa.string())}
+
+
 def read_slice(plan: Plan, piece: Slice) -> Iterator[pa.RecordBatch]:
     """Batches of INGEST_SCHEMA with `doc_id`, `source`, `file`, `host` and `domain` in front.
 
@@ -91,13 +103,11 @@ def read_slice(plan: Plan, piece: Slice) -> Iterator[pa.RecordBatch]:
                 raise ConservationError(f"{piece.uri}: expected record offsets that rise, found {offsets[:5]}...")
             last = offsets[-1]
         n = batch.num_rows
-        hosts = [host_of(url) for url in batch["url"].to_pylist()]
         identity = {
-            "doc_id": pa.array(doc_ids(piece.source, piece.file, offsets), pa.string()),
-            "source": pa.array([piece.source] * n, pa.string()),
-            "file": pa.array([piece.file] * n, pa.string()),
-            "host": pa.array(hosts, pa.string()),
-            "domain": pa.array([domain_of(host) for host in hosts], pa.string()),
+            "doc_id": doc_ids(piece.source, piece.file, offsets),
+            "source": pa.repeat(piece.source, n),
+            "file": pa.repeat(piece.file, n),
+            **_places(batch["url"]),
         }
         columns = {**identity, **{name: batch[name] for name in INGEST_SCHEMA.names}}
         for name in ("kind", "licence"):

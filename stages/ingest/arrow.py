@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.stage import source_format
-from stages.ingest.records import BATCH_RECORDS, Broken, Row, batches, quarantined
-from stages.ingest.tables import TableParams, columns, ranges, rows
+from stages.ingest.records import BATCH_RECORDS, Broken, batches, cut, quarantined
+from stages.ingest.table_rows import table_rows
+from stages.ingest.tables import TableParams, columns, ranges
 
 _MAGIC, _MARK, _END = b"ARROW1\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\0\0\0\0"
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3  # MessageHeader in the format's Message.fbs
@@ -50,11 +51,11 @@ def split(fs, path: str, size: int, params: Arrow) -> list[tuple[int, int]]:
         return ranges(counts, params.slice_rows)
 
 
-@source_format("arrow", Arrow, split=split, version=2)
+@source_format("arrow", Arrow, split=split, version=3)
 def read(fs, path: str, start: int, end: int, params: Arrow) -> Iterator[pa.RecordBatch]:
     """Rows [start, end) of the file."""
     with fs.open_input_file(path) as source:
-        yield from batches(_rows(source, start, end, params))
+        yield from cut(_rows(source, start, end, params))
 
 
 def _messages(source: pa.NativeFile) -> Iterator[Message]:
@@ -125,7 +126,7 @@ def _bytes(source: pa.NativeFile, message: Message) -> bytes:
     return source.read_at(message.end - message.at, message.at)
 
 
-def _rows(source: pa.NativeFile, start: int, end: int, params: Arrow) -> Iterator[Row]:
+def _rows(source: pa.NativeFile, start: int, end: int, params: Arrow) -> Iterator[pa.RecordBatch]:
     messages, at = list(_messages(source)), 0
     named = columns(_schema(source, messages), params)
     prelude = [messages[0]]
@@ -133,8 +134,8 @@ def _rows(source: pa.NativeFile, start: int, end: int, params: Arrow) -> Iterato
         count = max(1, message.rows) if message.broken else message.rows
         if start <= at < end:
             if message.broken:
-                for row in range(at, at + count):
-                    yield quarantined(row, "broken_batch", message.broken)
+                reason = message.broken
+                yield from batches(quarantined(row, "broken_batch", reason) for row in range(at, at + count))
             elif message.kind == _BATCH:
                 data = b"".join(_bytes(source, one) for one in [*prelude, message])
                 yield from _batch_rows(data, number, at, count, named, params)
@@ -143,15 +144,17 @@ def _rows(source: pa.NativeFile, start: int, end: int, params: Arrow) -> Iterato
         at += count
 
 
-def _batch_rows(data: bytes, number: int, at: int, count: int, named: dict[str, str], params: Arrow) -> Iterator[Row]:
+def _batch_rows(
+    data: bytes, number: int, at: int, count: int, named: dict[str, str], params: Arrow
+) -> Iterator[pa.RecordBatch]:
     try:
         batch = _batch(data, named, count)
     except (Broken, OSError, pa.ArrowException) as error:
-        for row in range(at, at + count):
-            yield quarantined(row, "broken_batch", f"message {number}: {error}")
+        reason = f"message {number}: {error}"
+        yield from batches(quarantined(row, "broken_batch", reason) for row in range(at, at + count))
         return
     for first in range(0, count, BATCH_RECORDS):
-        yield from rows(batch.slice(first, BATCH_RECORDS), at + first, named, params)
+        yield from table_rows(batch.slice(first, BATCH_RECORDS), at + first, named, params)
 
 
 def _batch(data: bytes, named: dict[str, str], count: int) -> pa.RecordBatch:

@@ -2,7 +2,7 @@
 
 Slices are whole row groups, written as row numbers, and the record offset is the row number. A row group that cannot
 be read gives a quarantined row for each of its rows, for the footer tells how many they are. Cost: the named columns
-are read, 256 rows at a time.
+are read, 256 rows at a time, and taken whole.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.stage import source_format
-from stages.ingest.records import BATCH_RECORDS, BLOCK, Row, batches, quarantined
-from stages.ingest.tables import TableParams, columns, ranges, rows
+from stages.ingest.records import BATCH_RECORDS, BLOCK, batches, cut, quarantined
+from stages.ingest.table_rows import table_rows
+from stages.ingest.tables import TableParams, columns, ranges
 
 ROWS_PER_BYTE = 1000  # each row of a broken row group is a row of the ledger: a footer must not invent them
 
@@ -34,14 +35,14 @@ def split(fs, path: str, size: int, params: Parquet) -> list[tuple[int, int]]:
         return ranges((metadata.row_group(i).num_rows for i in range(file.num_row_groups)), params.slice_rows)
 
 
-@source_format("parquet", Parquet, split=split, version=3)
+@source_format("parquet", Parquet, split=split, version=4)
 def read(fs, path: str, start: int, end: int, params: Parquet) -> Iterator[pa.RecordBatch]:
     """Rows [start, end) of the file."""
     with fs.open_input_file(path) as source:
-        yield from batches(_rows(source, start, end, params))
+        yield from cut(_rows(source, start, end, params))
 
 
-def _rows(source: pa.NativeFile, start: int, end: int, params: Parquet) -> Iterator[Row]:
+def _rows(source: pa.NativeFile, start: int, end: int, params: Parquet) -> Iterator[pa.RecordBatch]:
     file, at = pq.ParquetFile(source), 0
     named = columns(file.schema_arrow, params)
     for group in range(file.num_row_groups):
@@ -52,17 +53,16 @@ def _rows(source: pa.NativeFile, start: int, end: int, params: Parquet) -> Itera
 
 
 def _group_rows(source: pa.NativeFile, file: pq.ParquetFile, group: int, at: int, after: int, named: dict[str, str],
-                params: Parquet) -> Iterator[Row]:  # fmt: skip
+                params: Parquet) -> Iterator[pa.RecordBatch]:  # fmt: skip
     try:
         wanted = sorted(set(named.values()))
         for batch in file.iter_batches(BATCH_RECORDS, row_groups=[group], columns=wanted):
-            for row in rows(batch, at, named, params):
-                at += 1
-                yield row
+            yield from table_rows(batch, at, named, params)
+            at += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         _touch(source, file, group)
-        for number in range(at, after):
-            yield quarantined(number, "broken_row_group", f"row group {group}: {error}")
+        reason = f"row group {group}: {error}"
+        yield from batches(quarantined(number, "broken_row_group", reason) for number in range(at, after))
 
 
 def _touch(source: pa.NativeFile, file: pq.ParquetFile, group: int) -> None:

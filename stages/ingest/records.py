@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.stage import DROPPED, INGEST_SCHEMA, KEPT, QUARANTINED
 
@@ -146,14 +148,41 @@ def batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
     for row in rows:
         weight = len(row.get("html") or row.get("text") or row.get("raw") or b"")  # type: ignore[arg-type]
         if pending and (len(pending) >= BATCH_RECORDS or size + weight > BATCH_BYTES):
-            yield _batch(pending)
+            yield row_batch(pending)
             pending, size = [], 0
         pending.append(row)
         size += weight
     if pending:
-        yield _batch(pending)
+        yield row_batch(pending)
 
 
-def _batch(rows: list[Row]) -> pa.RecordBatch:
+def row_batch(rows: list[Row]) -> pa.RecordBatch:
+    """One record batch of INGEST_SCHEMA."""
     columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in INGEST_SCHEMA]
     return pa.RecordBatch.from_arrays(columns, schema=INGEST_SCHEMA)
+
+
+def cut(found: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches that end as those of `batches` do, however they come; payload counts in bytes."""
+    pending: list[pa.RecordBatch] = []
+    count = size = 0
+    for batch in found:
+        payload = pc.coalesce(*(pc.binary_length(batch[name]) for name in ("html", "text", "raw")), pa.scalar(0))
+        total = np.concatenate([[0], np.cumsum(np.asarray(payload), dtype=np.int64)])
+        start = 0
+        while start < batch.num_rows:
+            room = int(np.searchsorted(total, total[start] + BATCH_BYTES - size, "right")) - 1
+            end = min(batch.num_rows, start + BATCH_RECORDS - count, room)
+            if end <= start and pending:
+                yield _joined(pending)
+                pending, count, size = [], 0, 0
+                continue
+            end = max(end, start + 1)  # one record above the limit is a batch of its own
+            pending.append(batch.slice(start, end - start))
+            count, size, start = count + end - start, size + int(total[end] - total[start]), end
+    if pending:
+        yield _joined(pending)
+
+
+def _joined(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return parts[0] if len(parts) == 1 else pa.Table.from_batches(parts).combine_chunks().to_batches()[0]

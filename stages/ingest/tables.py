@@ -1,13 +1,11 @@
-"""What the readers of columns share (`parquet`, `arrow`): which columns a manifest names, and rows out of them.
+"""What the readers of columns share (`parquet`, `arrow`): parameters, slices, and which columns a manifest names.
 
-A column is named as it stands in the file; `a.b` names the field b of a struct column a. Values are checked one by
-one, on their bytes: a column that promises UTF-8 and holds something else costs the row, not the file. Cost: 4 us
-for a row.
+A column is named as it stands in the file; `a.b` names the field b of a struct column a.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +13,6 @@ from pydantic import Field
 
 from pipeline.stage import Params
 from stages.ingest import dates
-from stages.ingest.records import Row, clean, dropped, quarantined, text_row
 
 
 class TableParams(Params):
@@ -107,44 +104,3 @@ def values(batch: pa.RecordBatch, name: str) -> pa.Array:
         top, *rest = name.split(".")
         array = pc.struct_field(batch[top], rest)
     return array.cast(plain(array.type))
-
-
-def rows(batch: pa.RecordBatch, at: int, named: dict[str, str], params: TableParams) -> Iterator[Row]:
-    """The rows of a batch, of which the first has row number `at`."""
-    arrays = {role: values(batch, name) for role, name in named.items()}
-    labels = {role: _labels(arrays.pop(role)) for role in ("kind", "licence") if role in arrays}
-    moments = dates.from_array(arrays.pop("date")) if "date" in arrays else [None] * batch.num_rows
-    for i in range(batch.num_rows):
-        found = {role: array[i] for role, array in arrays.items()}
-        yield _row(at + i, found, moments[i],
-                   {role: column[i] for role, column in labels.items()}, params)  # fmt: skip
-
-
-def _labels(array: pa.Array) -> list:
-    """Bytes (or lists of bytes) of a string column: text that is no UTF-8 must not break the batch."""
-    kind = array.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return array.cast(pa.large_list(pa.large_binary())).to_pylist()
-    return array.cast(pa.large_binary()).to_pylist()
-
-
-def _row(number: int, found: dict[str, pa.Scalar], date: int | None, labels: dict[str, object],
-         params: TableParams) -> Row:  # fmt: skip
-    link, text, page = found.get("url"), found.get("text"), found.get("html")
-    url = None if link is None or not link.is_valid else link.as_buffer().to_pybytes()
-    sizes = [scalar.as_buffer().size for scalar in found.values() if scalar.is_valid]
-    if max(sizes, default=0) > params.max_record_bytes:
-        return dropped(number, "too_large", url=clean(url))
-    try:
-        body = None if text is None or not text.is_valid else str(text.as_buffer(), "utf-8")
-    except UnicodeDecodeError as error:
-        return quarantined(number, "bad_utf8", f"text: {error}", text.as_buffer().to_pybytes())  # type: ignore[union-attr]
-    html = None if page is None or not page.is_valid else page.as_buffer().to_pybytes()
-    row = text_row(number, body, html, url, date, **labels)
-    if row.get("html") is not None and _is_text(page.type):  # type: ignore[union-attr]
-        row["charset"] = "utf-8"  # the file says so
-    return row
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
