@@ -34,7 +34,7 @@ class Comparison:
 
     steps: tuple[int, int]
     tokens: tuple[int | None, int | None]
-    headline: Difference
+    headline: Difference | None = None  # the mean of bits per byte over the tasks
     probes: list[tuple[str, int, Difference]] = field(default_factory=list)
     validation: list[tuple[str, int, Difference]] = field(default_factory=list)
     sources: list[tuple[str, int, Difference]] = field(default_factory=list)
@@ -43,9 +43,31 @@ class Comparison:
 
 
 def compare(a: Path, b: Path, step: int | None = None) -> Comparison:
-    """Compare the last probe round of each run, or that of a step. Raises TamisError where they cannot be compared."""
-    steps = (_step(a, step), _step(b, step))
-    before, after = (paired.read(_items(run, at)) for run, at in zip((a, b), steps, strict=True))
+    """Compare the last probe round of each run, or that of a step; unless both have one, the last validation.
+    Raises TamisError where they cannot be compared."""
+    probed = _steps(a, b, "probes.jsonl", "task", step)
+    steps = probed or _steps(a, b, "train.jsonl", "validation", step)
+    if steps is None:
+        wanted = "a probe round" if step is None else f"a probe round at step {step}"
+        lacking = a if _last_step(a, "probes.jsonl", "task", step) is None else b
+        raise TamisError(
+            f"{lacking}: expected probes.jsonl with {wanted}, found none; give run directories, or folders that "
+            "`tamis probe --out` wrote"
+        )
+    out = Comparison(steps, (_tokens(a, steps[0]), _tokens(b, steps[1])))
+    if probed:
+        _probes(out, a, b)
+    else:
+        out.notes.append("not both have probes at these steps: validation alone is compared")
+    _validation(out, a, b)
+    if None not in out.tokens and out.tokens[0] != out.tokens[1]:
+        out.notes.append(f"A has seen {out.tokens[0]:,} training tokens and B {out.tokens[1]:,}")
+    return out
+
+
+def _probes(out: Comparison, a: Path, b: Path) -> None:
+    """Add the differences of the probes that both have."""
+    before, after = (paired.read(_items(run, at)) for run, at in zip((a, b), out.steps, strict=True))
     common = [task for task in before if task in after]
     if not common:
         raise TamisError(f"{a} has the probes {', '.join(before)}, {b} has {', '.join(after)}: none in common")
@@ -56,31 +78,24 @@ def compare(a: Path, b: Path, step: int | None = None) -> Comparison:
             f"{a} and {b} were asked different items, so nothing can be paired: {lines}. Probe both with the same "
             "`probes` and train.probe_limit, or score their checkpoints again with `tamis probe`"
         )
-    probes = [
+    out.probes = [
         (before[task].label, len(before[task].items), one)
         for task in common
         for one in paired.differences(before[task], after[task])
     ]
-    headline = [(one, size) for _, size, one in probes if one.metric == paired.HEADLINE]
-    tokens = _tokens(a, steps[0]), _tokens(b, steps[1])
-    out = Comparison(steps, tokens, paired.mean(headline), probes)
-    for name in sorted(before.keys() ^ after.keys()):
-        out.notes.append(f"{name} is in one of the two alone")
-    _validation(out, a, b)
-    if None not in out.tokens and out.tokens[0] != out.tokens[1]:
-        out.notes.append(f"A has seen {out.tokens[0]:,} training tokens and B {out.tokens[1]:,}")
-    return out
+    out.headline = paired.mean([(one, size) for _, size, one in out.probes if one.metric == paired.HEADLINE])
+    out.notes += [f"{name} is in one of the two alone" for name in sorted(before.keys() ^ after.keys())]
 
 
-def _step(run: Path, step: int | None) -> int:
-    row = _last(run / "probes.jsonl", lambda row: step is None or row.get("step") == step)
-    if row is None:
-        wanted = "a probe round" if step is None else f"a probe round at step {step}"
-        raise TamisError(
-            f"{run}: expected probes.jsonl with {wanted}, found none; give run directories, or folders that "
-            "`tamis probe --out` wrote"
-        )
-    return int(row["step"])
+def _steps(a: Path, b: Path, log: str, key: str, step: int | None) -> tuple[int, int] | None:
+    """The last step of both that has a row with `key` in a log, or `step` itself; None unless both have one."""
+    found = [_last_step(run, log, key, step) for run in (a, b)]
+    return None if None in found else (found[0], found[1])  # type: ignore[return-value]
+
+
+def _last_step(run: Path, log: str, key: str, step: int | None) -> int | None:
+    row = _last(run / log, lambda row: bool(row.get(key)) and step in (None, row.get("step")))
+    return None if row is None else int(row["step"])
 
 
 def _items(run: Path, step: int) -> Path:
@@ -162,8 +177,11 @@ def show(a: Path, b: Path, found: Comparison, out: Console) -> None:
     """Print the tables and what they come to; 98 columns take the tables."""
     out.print(f"A: {a}, step {found.steps[0]:,}\nB: {b}, step {found.steps[1]:,}\n", highlight=False, markup=False,
               soft_wrap=True)  # fmt: skip
-    tasks = len({label for label, _, _ in found.probes})
-    tables = [_table("Probes, item by item", "task", "item", [("all together", tasks, found.headline)], found.probes)]
+    tables = []
+    if found.headline:
+        tasks = len({label for label, _, _ in found.probes})
+        mean = [("all together", tasks, found.headline)]
+        tables.append(_table("Probes, item by item", "task", "item", mean, found.probes))
     if found.validation:
         title = "Validation, on the sequences of both"
         tables.append(_table(title, "source", "sequence", found.sources, found.validation))
@@ -174,11 +192,14 @@ def show(a: Path, b: Path, found: Comparison, out: Console) -> None:
         out.print()
     compared = [one for _, _, one in (*found.probes, *found.validation)]
     real = sum(not one.noise for one in compared)
+    of_probes = (
+        " The headline is bits per byte of the right answer: lower is better; of every other number more is. "
+        "Probabilities and accuracies are in %."
+    )
     out.print(
         f"{real} of {len(compared)} differences are outside noise (95 % intervals; of {len(compared)} comparisons of "
-        f"equal models about {0.05 * len(compared):.1f} would seem so). The headline is bits per byte of the right "
-        "answer: lower is better; of every other number more is. Probabilities and accuracies are in %. The intervals "
-        "cover other items and held-out documents, not another seed of the training.",
+        f"equal models about {0.05 * len(compared):.1f} would seem so).{of_probes if found.headline else ''} The "
+        "intervals cover other items and held-out documents, not another seed of the training.",
         highlight=False, markup=False,
     )  # fmt: skip
     for note in found.notes:

@@ -176,6 +176,23 @@ def test_validation_without_kept_scores_is_not_judged(runs):
     assert found.notes[2:] == ["A has seen 1,000 training tokens and B 2,000"]
 
 
+def test_runs_without_probes_are_compared_by_their_validation(runs):
+    a, b = runs
+    for run, bits in zip(runs, (1.20, 1.10), strict=True):
+        web = {"n": 64, "bits_per_byte": bits, "bits_per_byte_stderr": 0.01}
+        write_steps(run, [{"step": 10, "tokens": 1000, "validation": {"web": web}}, {"step": 20, "tokens": 2000}])
+    write_round(a, 20, TASKS, 0.0)  # of one alone
+    found = compare(a, b)
+    assert (found.steps, found.headline, found.probes) == ((10, 10), None, [])
+    assert [name for name, _, _ in found.unpaired] == ["web"]
+    assert found.notes[0] == "not both have probes at these steps: validation alone is compared"
+    result = CliRunner().invoke(app, ["compare", str(a), str(b)], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "right answer" not in result.output
+    with pytest.raises(TamisError, match=r"b: expected probes\.jsonl with a probe round at step 20, found none"):
+        compare(a, b, 20)
+
+
 def test_the_command_says_what_is_noise(runs):
     a, b = runs
     write_round(a, 1, TASKS, 0.0, seed=1)
