@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,6 +22,15 @@ class StageError(TamisError):
 
 class ConservationError(TamisError):
     """A stage or shard whose documents in differ from kept + dropped + quarantined."""
+
+
+def ended(who: str, status: int) -> str:
+    """How a process of a training ended by itself: with a signal, which is a negative status, or another."""
+    if status >= 0:
+        return f"{who} ended with status {status}"
+    name = signal.Signals(-status).name
+    why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+    return f"{who} was ended by {name}{why}: the same command goes on from the last checkpoint"
 
 
 @dataclass(frozen=True)

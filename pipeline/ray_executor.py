@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import TamisError
+from pipeline.errors import TamisError, ended
 from pipeline.executor import Done, Task, describe, perform
 
 MAX_ATTEMPTS = 4
@@ -206,4 +206,4 @@ def _outputs(actors: list[Any], arguments: list[str], log: Path, mark: str) -> I
                 yield item
         elif item[0]:
             said = [line.partition(mark)[2].strip() for line in item[1].splitlines() if mark in line]
-            raise TamisError(said[0] if said else f"rank {rank} ended with status {item[0]}: see {log}")
+            raise TamisError(said[0] if said else f"{ended(f'rank {rank}', item[0])} (see {log})")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commit import Store, Timer
-from pipeline.errors import Stopped, TamisError
+from pipeline.errors import Stopped, TamisError, ended
 from pipeline.plan import Node, Plan, stage_of
 from pipeline.progress import Reporter
 from pipeline.start_table import start_table
@@ -97,10 +97,7 @@ def launch(run_dir: Path, config: dict[str, Any], reporter: Reporter, dry: bool 
         raise Stopped("stopped before its first step: the same command begins there")
     if code != 0:
         said = lines[-1] if lines else f"no message (see {run_dir / 'train.log'})"
-        if code < 0:
-            name = signal.Signals(-code).name
-            why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-            said = f"the trainer was ended by {name}{why}: the same command goes on from the last checkpoint"
+        said = ended("the trainer", code) if code < 0 else said
         raise TamisError(f"train: {said.removeprefix('trainer: ')}")
     return _ended(last, run_dir)
 
