@@ -21,6 +21,15 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
+# Items of the data beside the project, by probe task.
+PROBE_FILES = {
+    "hellaswag": "hellaswag_validation_1000.jsonl",
+    "openbookqa": "openbookqa_test_500.jsonl",
+    "commonsense_qa": "commonsenseqa_validation_1221.jsonl",
+    "piqa": "piqa_validation_half_919.jsonl.gz",
+    "arc_easy": "arc_easy_validation_half_285.jsonl.gz",
+    "arc_challenge": "arc_challenge_validation_half_150.jsonl.gz",
+}
 
 
 def cpu_seconds() -> float:

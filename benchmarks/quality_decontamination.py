@@ -21,21 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.common import need, peer, table
+from benchmarks.common import PROBE_FILES, need, peer, table
 from stages.kernels import minhash
 from stages.kernels.probe_match import scan
 from stages.kernels.probe_words import letters
 from stages.probe_table import build_table
 from stages.probes import load
 
-FILES = {
-    "hellaswag": "hellaswag_validation_1000.jsonl",
-    "openbookqa": "openbookqa_test_500.jsonl",
-    "commonsense_qa": "commonsenseqa_validation_1221.jsonl",
-    "piqa": "piqa_validation_half_919.jsonl.gz",
-    "arc_easy": "arc_easy_validation_half_285.jsonl.gz",
-    "arc_challenge": "arc_challenge_validation_half_150.jsonl.gz",
-}
 RULES = (13, 64, 3, 8)  # ngram, gap, min_words, min_text: the stage's defaults
 PEER_EVERY, PEER_PAGES = 8, 500  # the peer takes its time: every eighth item, and so many pages
 Item = dict[str, Any]
@@ -48,7 +40,7 @@ SYNONYMS = {"what": "which", "large": "big", "small": "little", "begin": "start"
 
 def probe_items() -> list[Item]:
     """All items of the six tasks that lie beside the project."""
-    return [item for task, name in FILES.items() for item in load(task, str(need("probes", name)))]
+    return [item for task, name in PROBE_FILES.items() for item in load(task, str(need("probes", name)))]
 
 
 def _lettered(item: Item) -> str:
@@ -174,9 +166,11 @@ def _verbatim(found: list[Item]) -> str:
         dropped, item, _ = ours(plant([form(one) for one in found]), found)
         missed |= set(np.flatnonzero(~dropped).tolist())
         named = np.array([found[k] is one for k, one in zip(item, found, strict=True)])
-        rows.append([name, *(float(100 * dropped[tasks == task].mean()) for task in FILES), float(100 * named.mean())])
+        rows.append(
+            [name, *(float(100 * dropped[tasks == task].mean()) for task in PROBE_FILES), float(100 * named.mean())]
+        )
     examples = "; ".join(f"{found[n]['question'][:40]!r} / {gold(found[n])[:30]!r}" for n in sorted(missed)[:6])
-    return f"""{table(["form, % found", *FILES, "named rightly"], rows)}
+    return f"""{table(["form, % found", *PROBE_FILES, "named rightly"], rows)}
 
 {len(missed)} of {len(found)} items are missed in some form{": " + examples if missed else ""}. The rest of those not
 named rightly share their texts with an earlier item, which is named."""
@@ -198,8 +192,8 @@ def _compared(found: list[Item]) -> str:
             mask[peers[name]] = True
             dropped[f"datatrove {peers['version']}, {name}"] = mask
         for name, mask in dropped.items():
-            rows.append([edits, name, *(float(100 * mask[tasks == task].mean()) for task in FILES)])
-    return table(["edits", "rule, % found", *FILES], rows)
+            rows.append([edits, name, *(float(100 * mask[tasks == task].mean()) for task in PROBE_FILES)])
+    return table(["edits", "rule, % found", *PROBE_FILES], rows)
 
 
 def _alarms(found: list[Item]) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.common import need, peer, table
-from benchmarks.probe_models import FILES, random_model, rows, set_threads, smollm2, write_items
+from benchmarks.common import PROBE_FILES, need, peer, table
+from benchmarks.probe_models import random_model, rows, set_threads, smollm2, write_items
 from stages.probe_tasks import UNCONDITIONAL, items
 from stages.probes import load
 from trainer.probe_cli import probe
@@ -52,7 +52,7 @@ def requests_table() -> str:
     """Our strings beside those of the rendered requests, by kind of difference."""
     out = []
     for task, name in REQUESTS.items():
-        known = dict(enumerate(items(task, rows(task), FILES[task]))) if task != "hellaswag" else {
+        known = dict(enumerate(items(task, rows(task), PROBE_FILES[task]))) if task != "hellaswag" else {
             int(item["id"]): item for item in load(task, str(need("probes")))
         }  # fmt: skip
         counts: dict[str, Counter[str]] = {part: Counter() for part in ("context", "continuation", "unconditional")}
@@ -127,7 +127,7 @@ def section() -> str:
     """Markdown: strings, the harness on a random and on a real model, known scores."""
     strings = requests_table()
     with tempfile.TemporaryDirectory() as scratch:
-        small = {task: rows(task)[:RANDOM_ITEMS] for task in FILES}
+        small = {task: rows(task)[:RANDOM_ITEMS] for task in PROBE_FILES}
         random_rows, version = against_harness(random_model(Path(scratch) / "random"), small)
     real = smollm2()
     reference, chosen = against_reference(real)
